@@ -1,0 +1,1 @@
+"""JSON Schemas of the Beckn messages, written from the published facts."""

@@ -1,0 +1,1 @@
+"""The BAP gateway: telemetry in, relief bought over Beckn, evidence out."""

@@ -1,0 +1,1 @@
+"""The tamper-evident journal, its verifier and the stories told from it."""

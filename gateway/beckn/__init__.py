@@ -1,0 +1,1 @@
+"""The Beckn wire: messages, signatures, registries. Usable by buyer and seller alike."""

@@ -1,0 +1,1 @@
+"""From forecast to need, plan and delivered volume: pure functions."""

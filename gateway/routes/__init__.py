@@ -1,0 +1,1 @@
+"""HTTP in, pipeline call, HTTP out."""

@@ -1,0 +1,1 @@
+"""Readings and the rolling window of each feeder."""

@@ -1,0 +1,1 @@
+"""Features, models, training and evaluation of the load forecast."""

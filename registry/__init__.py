@@ -1,0 +1,1 @@
+"""The mock world: a registry and aggregator BPPs as real processes."""

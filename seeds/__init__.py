@@ -1,0 +1,1 @@
+"""Seed data: feeders, DERs, participants and a sample of measured-shape load."""
