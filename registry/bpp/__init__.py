@@ -1,0 +1,1 @@
+"""A mock aggregator: a Beckn seller (BPP) with its own keys, storage, portfolio and physics."""
