@@ -1,0 +1,190 @@
+"""Settings: one frozen struct, one loader, each field with its meaning and unit.
+
+Sources, later ones win: defaults, a TOML file (``--config`` or ``FLUXEON_CONFIG``), the
+environment (``FLUXEON_<FIELD>``), the command line. Unknown names in a file are refused. Only this module
+and the command line read the environment; values travel as arguments.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, inspect
+
+from gateway.errors import ConfigError
+
+PREFIX = "FLUXEON_"
+
+
+def _said(
+    description: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> Meta:
+    return Meta(description=description, gt=gt, ge=ge, lt=lt, le=le)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. Durations in seconds of wall time unless the name says otherwise."""
+
+    data_dir: Annotated[str, _said("folder of the database and the keys")] = "data"
+    host: Annotated[str, _said("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, _said("port to listen on; 0 picks a free one", ge=0, le=65535)] = 8080
+    public_url: Annotated[
+        str | None, _said("base URL under which peers reach us; default http://host:port")
+    ] = None
+    subscriber_id: Annotated[str, _said("our id in the Beckn registry")] = "fluxeon.localhost"
+    domain: Annotated[str, _said("Beckn domain we trade in")] = "demand-flexibility"
+    registry_url: Annotated[
+        str | None, _said("registry for keys and participants; without one no peer is trusted")
+    ] = None
+    register: Annotated[bool, _said("subscribe ourselves at the registry on start")] = True
+    admin_token: Annotated[
+        str | None, _said("secret: bearer token of the administrator; default: made and printed once")
+    ] = None
+
+    auto_register_feeders: Annotated[
+        bool, _said("accept telemetry of unknown feeders; their rating must still be set to trade")
+    ] = False
+    future_tolerance_s: Annotated[float, _said("how far ahead of our clock a reading may be", ge=0)] = 120.0
+    max_loading_factor: Annotated[
+        float, _said("readings above this multiple of the rating are implausible", gt=1)
+    ] = 5.0
+    max_batch_readings: Annotated[int, _said("readings in one POST /telemetry", ge=1)] = 100_000
+    max_body_bytes: Annotated[int, _said("body of one POST on our own API", ge=1024)] = 64 * 1024 * 1024
+    stale_after_intervals: Annotated[
+        float, _said("silence, in sampling intervals, after which a feeder is stale", gt=1)
+    ] = 4.0
+
+    message_ttl_s: Annotated[int, _said("ttl in the context of our messages", ge=1)] = 30
+    signature_ttl_s: Annotated[int, _said("life of our signatures", ge=5, le=3600)] = 300
+    clock_skew_s: Annotated[float, _said("how far ahead a peer's signature may be", ge=0, le=60)] = 5.0
+    callback_timeout_s: Annotated[float, _said("wait for a callback before asking again", gt=0)] = 1.5
+    connect_timeout_s: Annotated[float, _said("wait for a peer's connection", gt=0)] = 1.0
+    answer_timeout_s: Annotated[float, _said("wait for a peer's Ack", gt=0)] = 2.0
+    send_attempts: Annotated[int, _said("deliveries of one message before giving up", ge=1, le=10)] = 4
+    poll_interval_s: Annotated[float, _said("pause between requests for a completion report", gt=0)] = 1.0
+    max_polls: Annotated[int, _said("requests for a completion report before giving up", ge=1)] = 60
+    catalogue_refresh_s: Annotated[float, _said("age at which the standing catalogue is refreshed", gt=0)] = (
+        300.0
+    )
+    participants_refresh_s: Annotated[
+        float, _said("age at which the registry is asked for sellers", gt=0)
+    ] = 60.0
+    completion_grace_s: Annotated[
+        float,
+        _said("event time running by our own clock: lateness before a silent feeder's window is closed"),
+    ] = 120.0
+
+    target_loading: Annotated[float, _said("loading that relief is bought down to", gt=0, le=1)] = 0.90
+    buy_growth: Annotated[
+        float, _said("growth of the uncovered need, as share of the rating, that buys again", ge=0)
+    ] = 0.01
+    model_dir: Annotated[str | None, _said("folder of the risk model; default: the shipped one")] = None
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder as a path."""
+        return Path(self.data_dir)
+
+
+SECRET_FIELDS = frozenset({"admin_token"})
+
+
+class SettingInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as listed by ``fluxeon settings``; secrets are masked."""
+
+    name: str
+    variable: str
+    value: Any
+    source: str
+    meaning: str
+
+
+class LoadedSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings with where each value came from."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+    def describe(self) -> tuple[SettingInfo, ...]:
+        """List every setting with its variable, value, source and meaning."""
+        infos = []
+        for field in inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
+            value = getattr(self.settings, field.name)
+            if field.name in SECRET_FIELDS and value is not None:
+                value = "***"
+            infos.append(
+                SettingInfo(
+                    name=field.name,
+                    variable=PREFIX + field.name.upper(),
+                    value=value,
+                    source=self.sources.get(field.name, "default"),
+                    meaning=_meaning(field.type),
+                )
+            )
+        return tuple(infos)
+
+
+def _meaning(declared: Any) -> str:
+    """Description of a field, from the Meta around its type."""
+    extra = getattr(declared, "extra_json_schema", None) or {}
+    description = extra.get("description")
+    return str(description) if description is not None else ""
+
+
+def load_settings(
+    environment: Mapping[str, str], *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> LoadedSettings:
+    """Merge the sources and check every value.
+
+    Args:
+        environment: Usually ``os.environ``; only ``FLUXEON_*`` names of settings are read.
+        file: TOML file; ``FLUXEON_CONFIG`` names one too.
+        overrides: Values of the command line; None means not given.
+
+    Raises:
+        ConfigError: An unknown name or a value out of range; names the setting, not its value.
+    """
+    names = {field.name for field in msgspec.structs.fields(Settings)}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = file or (Path(environment[PREFIX + "CONFIG"]) if environment.get(PREFIX + "CONFIG") else None)
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as exc:
+            raise ConfigError(f"settings file {path} cannot be read: {exc}") from exc
+        for name, value in document.items():
+            if name not in names:
+                raise ConfigError(f"unknown setting '{name}' in {path}")
+            values[name], sources[name] = value, str(path)
+    for name in names:
+        variable = PREFIX + name.upper()
+        if environment.get(variable):
+            values[name], sources[name] = environment[variable], variable
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            values[name], sources[name] = value, "command line"
+    return LoadedSettings(settings=_checked(values, sources), sources=sources)
+
+
+def _checked(values: dict[str, Any], sources: dict[str, str]) -> Settings:
+    """Convert each value alone so that an error can name its setting."""
+    types = msgspec.structs.fields(Settings)
+    converted: dict[str, Any] = {}
+    for field in types:
+        if field.name not in values:
+            continue
+        try:
+            converted[field.name] = msgspec.convert(values[field.name], field.type, strict=False)
+        except msgspec.ValidationError as exc:
+            origin = sources.get(field.name, "default")
+            why = "is not acceptable" if field.name in SECRET_FIELDS else str(exc)
+            raise ConfigError(f"setting '{field.name}' (from {origin}): {why}") from exc
+    return Settings(**converted)
