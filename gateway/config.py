@@ -18,74 +18,84 @@ from gateway.errors import ConfigError
 PREFIX = "FLUXEON_"
 
 
-def _said(
-    description: str,
-    *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-) -> Meta:
-    return Meta(description=description, gt=gt, ge=ge, lt=lt, le=le)
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. Durations in seconds of wall time unless the name says otherwise."""
 
-    data_dir: Annotated[str, _said("folder of the database and the keys")] = "data"
-    host: Annotated[str, _said("address to listen on")] = "127.0.0.1"
-    port: Annotated[int, _said("port to listen on; 0 picks a free one", ge=0, le=65535)] = 8080
+    data_dir: Annotated[str, Meta(description="folder of the database and the keys")] = "data"
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="port to listen on; 0 picks a free one", ge=0, le=65535)] = 8080
     public_url: Annotated[
-        str | None, _said("base URL under which peers reach us; default http://host:port")
+        str | None, Meta(description="base URL under which peers reach us; default http://host:port")
     ] = None
-    subscriber_id: Annotated[str, _said("our id in the Beckn registry")] = "fluxeon.localhost"
-    domain: Annotated[str, _said("Beckn domain we trade in")] = "demand-flexibility"
+    subscriber_id: Annotated[str, Meta(description="our id in the Beckn registry")] = "fluxeon.localhost"
+    domain: Annotated[str, Meta(description="Beckn domain we trade in")] = "demand-flexibility"
     registry_url: Annotated[
-        str | None, _said("registry for keys and participants; without one no peer is trusted")
+        str | None, Meta(description="registry for keys and participants; without one no peer is trusted")
     ] = None
-    register: Annotated[bool, _said("subscribe ourselves at the registry on start")] = True
+    register: Annotated[bool, Meta(description="subscribe ourselves at the registry on start")] = True
     admin_token: Annotated[
-        str | None, _said("secret: bearer token of the administrator; default: made and printed once")
+        str | None,
+        Meta(description="secret: bearer token of the administrator; default: made and printed once"),
     ] = None
 
     auto_register_feeders: Annotated[
-        bool, _said("accept telemetry of unknown feeders; their rating must still be set to trade")
+        bool, Meta(description="accept telemetry of unknown feeders; their rating must still be set to trade")
     ] = False
-    future_tolerance_s: Annotated[float, _said("how far ahead of our clock a reading may be", ge=0)] = 120.0
+    future_tolerance_s: Annotated[
+        float, Meta(description="how far ahead of our clock a reading may be", ge=0)
+    ] = 120.0
     max_loading_factor: Annotated[
-        float, _said("readings above this multiple of the rating are implausible", gt=1)
+        float, Meta(description="readings above this multiple of the rating are implausible", gt=1)
     ] = 5.0
-    max_batch_readings: Annotated[int, _said("readings in one POST /telemetry", ge=1)] = 100_000
-    max_body_bytes: Annotated[int, _said("body of one POST on our own API", ge=1024)] = 64 * 1024 * 1024
+    max_batch_readings: Annotated[int, Meta(description="readings in one POST /telemetry", ge=1)] = 100_000
+    max_body_bytes: Annotated[int, Meta(description="body of one POST on our own API", ge=1024)] = (
+        64 * 1024 * 1024
+    )
     stale_after_intervals: Annotated[
-        float, _said("silence, in sampling intervals, after which a feeder is stale", gt=1)
+        float, Meta(description="silence, in sampling intervals, after which a feeder is stale", gt=1)
     ] = 4.0
 
-    message_ttl_s: Annotated[int, _said("ttl in the context of our messages", ge=1)] = 30
-    signature_ttl_s: Annotated[int, _said("life of our signatures", ge=5, le=3600)] = 300
-    clock_skew_s: Annotated[float, _said("how far ahead a peer's signature may be", ge=0, le=60)] = 5.0
-    callback_timeout_s: Annotated[float, _said("wait for a callback before asking again", gt=0)] = 1.5
-    connect_timeout_s: Annotated[float, _said("wait for a peer's connection", gt=0)] = 1.0
-    answer_timeout_s: Annotated[float, _said("wait for a peer's Ack", gt=0)] = 2.0
-    send_attempts: Annotated[int, _said("deliveries of one message before giving up", ge=1, le=10)] = 4
-    poll_interval_s: Annotated[float, _said("pause between requests for a completion report", gt=0)] = 1.0
-    max_polls: Annotated[int, _said("requests for a completion report before giving up", ge=1)] = 60
-    catalogue_refresh_s: Annotated[float, _said("age at which the standing catalogue is refreshed", gt=0)] = (
-        300.0
+    message_ttl_s: Annotated[int, Meta(description="ttl in the context of our messages", ge=1)] = 30
+    signature_ttl_s: Annotated[int, Meta(description="life of our signatures", ge=5, le=3600)] = 300
+    clock_skew_s: Annotated[
+        float, Meta(description="how far ahead a peer's signature may be", ge=0, le=60)
+    ] = 5.0
+    callback_timeout_s: Annotated[
+        float, Meta(description="wait for a callback before asking again", gt=0)
+    ] = 1.5
+    connect_timeout_s: Annotated[float, Meta(description="wait for a peer's connection", gt=0)] = 1.0
+    answer_timeout_s: Annotated[float, Meta(description="wait for a peer's Ack", gt=0)] = 2.0
+    send_attempts: Annotated[
+        int, Meta(description="deliveries of one message before giving up", ge=1, le=10)
+    ] = 4
+    poll_interval_s: Annotated[
+        float, Meta(description="pause between requests for a completion report", gt=0)
+    ] = 1.0
+    max_polls: Annotated[int, Meta(description="requests for a completion report before giving up", ge=1)] = (
+        60
     )
+    catalogue_refresh_s: Annotated[
+        float, Meta(description="age at which the standing catalogue is refreshed", gt=0)
+    ] = 300.0
     participants_refresh_s: Annotated[
-        float, _said("age at which the registry is asked for sellers", gt=0)
+        float, Meta(description="age at which the registry is asked for sellers", gt=0)
     ] = 60.0
     completion_grace_s: Annotated[
         float,
-        _said("event time running by our own clock: lateness before a silent feeder's window is closed"),
+        Meta(
+            description="event time running by our own clock: lateness before a silent feeder's window is closed"
+        ),
     ] = 120.0
 
-    target_loading: Annotated[float, _said("loading that relief is bought down to", gt=0, le=1)] = 0.90
+    target_loading: Annotated[
+        float, Meta(description="loading that relief is bought down to", gt=0, le=1)
+    ] = 0.90
     buy_growth: Annotated[
-        float, _said("growth of the uncovered need, as share of the rating, that buys again", ge=0)
+        float, Meta(description="growth of the uncovered need, as share of the rating, that buys again", ge=0)
     ] = 0.01
-    model_dir: Annotated[str | None, _said("folder of the risk model; default: the shipped one")] = None
+    model_dir: Annotated[
+        str | None, Meta(description="folder of the risk model; default: the shipped one")
+    ] = None
 
     @property
     def data_path(self) -> Path:
