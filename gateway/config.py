@@ -82,9 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60.0
     completion_grace_s: Annotated[
         float,
-        Meta(
-            description="event time running by our own clock: lateness before a silent feeder's window is closed"
-        ),
+        Meta(description="how late, by our own clock, the window of a silent feeder is closed"),
     ] = 120.0
 
     target_loading: Annotated[
