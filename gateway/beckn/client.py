@@ -1,15 +1,16 @@
 """Outbound HTTP to counterparties and registries, behind a small port.
 
 * What is sent is the bytes that were signed; nothing here re-encodes them.
-* An answer of any status below 500 but 429 is the peer's word and is returned; everything else is a
+* An answer is the peer's word and is returned, whatever its status, unless the status says "not now"
+  (408, 429, 502, 503, 504). That, a redirect and every fault of the transport is a
   :class:`~gateway.errors.PeerUnavailable` whose facts say whether the same bytes may be sent again.
 * Redirects are refused (a signature speaks to one address), answers are capped while they are read,
   proxies and credentials of the environment are ignored, compressed answers are not asked for.
 
 Facts of every ``PeerUnavailable`` raised here: ``retryable`` (bool), ``retry_after_s`` (float or
 None, what the peer asked for), ``reason`` (timeout, connection, tls, url, redirect, oversize, http
-or malformed), ``status`` (int or None), ``sent_at`` (datetime or None: None means the body never
-left completely), ``url``.
+or malformed), ``status`` (int or None), ``sent_at`` (datetime or None: None means that the body never
+left completely), ``url``, ``body`` (of the answer, empty where there is none).
 """
 
 import ssl
@@ -34,7 +35,7 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 
 # Servers that close idle connections after 5 s (the default of several) must not win the race.
 _KEEPALIVE_S = 4.0
-_RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
+_NOT_NOW = frozenset({408, 429, 502, 503, 504})
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,13 +177,13 @@ class BecknClient:
         if 300 <= status < 400:
             detail = f"answered {status}; redirects are not followed"
             raise _unavailable(url, detail, "redirect", payload, retryable=False, status=status)
-        if status >= 500 or status == 429:
+        if status in _NOT_NOW:
             raise _unavailable(
                 url,
                 f"answered {status}",
                 "http",
                 payload,
-                retryable=status in _RETRYABLE_STATUSES,
+                retryable=True,
                 status=status,
                 retry_after_s=_retry_after_s(answer_headers.get("retry-after"), self._clock()),
                 body=answer_body,
@@ -257,7 +258,7 @@ def _json(url: str, answer: HttpAnswer) -> Any:
     if not 200 <= answer.status < 300:
         raise PeerUnavailable(
             f"{url} answered {answer.status}",
-            retryable=False,
+            retryable=answer.status >= 500,
             retry_after_s=None,
             reason="http",
             status=answer.status,
@@ -276,6 +277,7 @@ def _json(url: str, answer: HttpAnswer) -> Any:
             status=answer.status,
             sent_at=answer.sent_at,
             url=url,
+            body=answer.body,
         ) from exc
 
 
