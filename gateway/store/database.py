@@ -41,6 +41,8 @@ MAX_BATCH_JOBS = 256
 """Jobs that share one commit: bounds how long the first of them waits for the last."""
 JOURNAL_SIZE_LIMIT_BYTES = 4 * 1024 * 1024
 """The persistent rollback journal is cut back to this after a larger transaction."""
+CACHE_KIB = 32 * 1024
+"""Page cache. A transaction that outgrows it would lock readers out before its commit."""
 
 _DATA_DIR_SETTING = "FLUXEON_DATA_DIR (--data-dir)"
 
@@ -203,6 +205,7 @@ class Database:
                 "journal_mode=PERSIST",
                 "synchronous=FULL",
                 "foreign_keys=ON",
+                f"cache_size=-{CACHE_KIB}",
                 f"journal_size_limit={JOURNAL_SIZE_LIMIT_BYTES}",
                 "trusted_schema=OFF",
                 "temp_store=MEMORY",

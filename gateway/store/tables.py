@@ -266,11 +266,11 @@ class JournalEntry(Stored, table=True):
 
 
 class PayloadBlob(Stored, table=True):
-    """Exact bytes that journal entries refer to, once per distinct content."""
+    """Exact bytes that journal entries refer to, once per distinct content and media type."""
 
     __tablename__ = "payload"
     digest: str = Field(sa_type=Text, primary_key=True)
-    media_type: str = Field(sa_type=Text)
+    media_type: str = Field(sa_type=Text, primary_key=True)
     size: int = Field(sa_type=BigInteger)
     content: bytes = Field(sa_type=LargeBinary)
 
