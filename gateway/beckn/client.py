@@ -105,18 +105,21 @@ class BecknClient:
         if session is not None:
             await session.close()
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
+    ) -> HttpAnswer:
         """Post bytes as they are.
 
         Args:
             url: Absolute http or https URL.
             body: The bytes that were signed.
             headers: Sent beside the defaults; Content-Type is application/json unless given.
+            max_bytes: Cap of this answer, where it is not an Ack.
 
         Raises:
             PeerUnavailable: No usable answer; its facts are listed at the top of this module.
         """
-        return await self._exchange("POST", url, body, headers, self._max_answer_bytes)
+        return await self._exchange("POST", url, body, headers, max_bytes or self._max_answer_bytes)
 
     async def post_json(
         self,
