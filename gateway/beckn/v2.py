@@ -13,19 +13,16 @@ Source: Beckn v2.0.0 LTS (Contract, Commitment, Catalog, Intent); our attribute 
 ``beckn_specs/flex``.
 """
 
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Final, TypeVar
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 
+from gateway.beckn import jsonpath
+from gateway.beckn.reader import DECIMAL, At
 from gateway.clock import rfc3339
-from gateway.errors import BecknRefusal
 from gateway.types import (
     BaselineMethod,
     BaselineTerm,
@@ -53,12 +50,9 @@ KILOWATT: Final = "KWT"
 DEFAULT_RADIUS_M: Final = 10_000.0
 
 Message = dict[str, Any]
-_Code = TypeVar("_Code", bound=StrEnum)
 
-_ROOT: Final = "/message"
 _GEO_TARGET: Final = "$['availableAt'][*]['geo']"
 _KILOWATT_CODES: Final = frozenset({"KWT", "KW"})
-_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d+)?|\.\d+)", re.ASCII)
 
 _COMMITMENT_STATUS: Final = {
     ContractStatus.DRAFT: "DRAFT",
@@ -129,7 +123,7 @@ def _number(value: float, what: str) -> float | int:
 
 
 def _money(text: str, what: str) -> str:
-    if not _DECIMAL.fullmatch(text):
+    if not DECIMAL.fullmatch(text):
         raise ValueError(f"{what} must be decimal text, not {text!r}")
     return text
 
@@ -176,11 +170,11 @@ def discover_message(  # noqa: PLR0917 - the need's members in their natural ord
         min_kw: Smallest DER of interest.
         radius_m: Of the distance constraint, metres.
     """
-    attributes = "@.resourceAttributes"
-    tests = (
-        f"{attributes}.feederId=={_quote(need_feeder_id)}",
-        f"{attributes}.direction=={_quote(direction.value)}",
-        f"{attributes}.capacityKw>={json.dumps(_number(min_kw, 'min_kw'))}",
+    expression = jsonpath.write(
+        "$.catalogs[*].resources",
+        "resourceAttributes",
+        equal={"feederId": need_feeder_id, "direction": direction.value},
+        least={"capacityKw": _number(min_kw, "min_kw")},
     )
     wanted = _pack(
         "FlexCommitment",
@@ -191,7 +185,7 @@ def discover_message(  # noqa: PLR0917 - the need's members in their natural ord
     intent: dict[str, Any] = {
         "filters": {
             "type": "jsonpath",
-            "expression": f"$.catalogs[*].resources[?({' && '.join(tests)})]",
+            "expression": expression,
             "commitmentAttributes": wanted,
         }
     }
@@ -225,14 +219,12 @@ def confirm_message(terms: OrderTerms, view: ContractView) -> Message:
 
 def status_message(terms: OrderTerms, contract_id: str) -> Message:
     """Ask for the state of a contract; v2.0.0 requires its commitments beside its id."""
-    return {"contract": _contract(terms, None, status=ContractStatus.ACTIVE, contract_id=contract_id)}
+    return {"contract": _contract(terms, None, status=None, contract_id=contract_id)}
 
 
 def cancel_message(terms: OrderTerms, contract_id: str, reason: str) -> Message:
-    """Ask to end a contract; the state asked for is CANCELLED, the reason stands in FlexContract."""
-    contract = _contract(
-        terms, None, status=ContractStatus.CANCELLED, contract_id=contract_id, cancel_reason=reason
-    )
+    """Ask to end a contract; the reason stands in FlexContract."""
+    contract = _contract(terms, None, status=None, contract_id=contract_id, cancel_reason=reason)
     return {"contract": contract}
 
 
@@ -381,12 +373,22 @@ def _contract(
     terms: OrderTerms,
     view: ContractView | None,
     *,
-    status: ContractStatus,
+    status: ContractStatus | None,
     contract_id: str | None = None,
     decline_reason: str | None = None,
     cancel_reason: str | None = None,
 ) -> dict[str, Any]:
-    """Write the contract both sides send; ``view`` adds what the seller said about it."""
+    """Write the contract both sides send.
+
+    Args:
+        terms: What is ordered.
+        view: What the seller said about it, if anything.
+        status: Declared state; None where the sender declares none and only refers to the contract.
+        contract_id: Given by the seller; None before.
+        decline_reason: Of a seller that does not deliver.
+        cancel_reason: Of a buyer that wants out.
+    """
+    state = status or ContractStatus.ACTIVE
     committed = None if view is None else {line.der_id: line.committed_kw for line in view.lines}
     baselines = {} if view is None else {term.der_id: term for term in view.baselines}
     obp_id = (view and view.obp_id) or terms.obp_id
@@ -395,14 +397,13 @@ def _contract(
     rate = (view and view.price_per_kwh) or terms.price_per_kwh
     total = None if view is None else view.total_price
     return {
-        **_present(id=contract_id),
-        "status": {"code": status.value},
+        **_present(id=contract_id, status=None if status is None else {"code": status.value}),
         "commitments": [
             _commitment(
                 number,
                 line,
                 terms,
-                status=status,
+                state=state,
                 committed_kw=None if committed is None else committed.get(line.der_id, 0.0),
                 window=(start, end),
                 baseline=baselines.get(line.der_id),
@@ -412,7 +413,7 @@ def _contract(
         "consideration": [
             {
                 "id": "q1",
-                "status": {"code": _PRICE_STATUS[status]},
+                "status": {"code": _PRICE_STATUS[state]},
                 "considerationAttributes": _pack(
                     "FlexPrice",
                     currency=(view and view.currency) or terms.currency,
@@ -428,8 +429,8 @@ def _contract(
             obpId=obp_id,
             feederId=terms.feeder_id,
             direction=terms.direction.value,
-            declineReason=decline_reason,
-            cancelReason=cancel_reason,
+            declineReason=decline_reason or None,
+            cancelReason=cancel_reason or None,
         ),
     }
 
@@ -439,7 +440,7 @@ def _commitment(
     line: OrderLine,
     terms: OrderTerms,
     *,
-    status: ContractStatus,
+    state: ContractStatus,
     committed_kw: float | None,
     window: tuple[datetime, datetime],
     baseline: BaselineTerm | None,
@@ -447,7 +448,7 @@ def _commitment(
     asked = _number(line.kw, "kw")
     return {
         "id": f"c{number}",
-        "status": {"descriptor": {"code": _COMMITMENT_STATUS[status]}},
+        "status": {"descriptor": {"code": _COMMITMENT_STATUS[state]}},
         "resources": [
             {
                 "id": line.der_id,
@@ -476,135 +477,6 @@ def _commitment(
 # --- reading ---------------------------------------------------------------------------------
 
 
-class _At:
-    """A value and the JSON pointer where it stands; every read names the place when it fails."""
-
-    __slots__ = ("path", "value")
-
-    def __init__(self, value: Any, path: str = _ROOT) -> None:
-        self.value = value
-        self.path = path
-
-    def refuse(self, detail: str, code: str = "SCH_SCHEMA_VALIDATION_FAILED") -> BecknRefusal:
-        return BecknRefusal(code, f"{self.path}: {detail}", path=self.path)
-
-    def opt(self, name: str) -> "_At | None":
-        """The member, or None where it is absent or null."""
-        if not isinstance(self.value, dict):
-            raise self.refuse("must be an object", "SCH_TYPE_NOT_SUPPORTED")
-        value = self.value.get(name)
-        return None if value is None else _At(value, f"{self.path}/{_escape(name)}")
-
-    def need(self, name: str) -> "_At":
-        found = self.opt(name)
-        if found is None:
-            raise self.missing(name)
-        return found
-
-    def missing(self, name: str) -> BecknRefusal:
-        """The refusal for an absent member."""
-        absent = _At(None, f"{self.path}/{_escape(name)}")
-        return absent.refuse("is missing: send it", "SCH_REQUIRED_FIELD_MISSING")
-
-    def dig(self, *names: str) -> "_At | None":
-        """Follow optional members."""
-        here: _At | None = self
-        for name in names:
-            if here is None:
-                return None
-            here = here.opt(name)
-        return here
-
-    def items(self) -> "Iterator[_At]":
-        if not isinstance(self.value, list):
-            raise self.refuse("must be an array", "SCH_TYPE_NOT_SUPPORTED")
-        return (_At(value, f"{self.path}/{index}") for index, value in enumerate(self.value))
-
-    def mapping(self) -> dict[str, Any]:
-        if not isinstance(self.value, dict):
-            raise self.refuse("must be an object", "SCH_TYPE_NOT_SUPPORTED")
-        return self.value
-
-    def text(self) -> str:
-        if not isinstance(self.value, str):
-            raise self.refuse("must be a string", "SCH_TYPE_NOT_SUPPORTED")
-        if not self.value:
-            raise self.refuse("must not be empty", "SCH_INVALID_FORMAT")
-        return self.value
-
-    def number(self, *, least: float | None = None) -> float:
-        value = self.value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refuse("must be a JSON number", "SCH_TYPE_NOT_SUPPORTED")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise self.refuse("must be a finite number", "SCH_INVALID_FORMAT")
-        if least is not None and number < least:
-            raise self.refuse(f"must be at least {least:g}", "SCH_INVALID_FORMAT")
-        return number
-
-    def whole(self, *, least: int | None = None) -> int:
-        number = self.number(least=least)
-        if not number.is_integer():
-            raise self.refuse("must be a whole number", "SCH_INVALID_FORMAT")
-        return int(self.value)
-
-    def money(self) -> str:
-        """Decimal text; a JSON number is taken by its shortest decimal form."""
-        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
-            return f"{Decimal(repr(self.number())):f}"
-        text = self.text()
-        if not _DECIMAL.fullmatch(text):
-            raise self.refuse('must be decimal text such as "0.35"', "SCH_INVALID_FORMAT")
-        return text
-
-    def instant(self) -> datetime:
-        text = self.text()
-        try:
-            instant = msgspec.convert(text, datetime)
-        except msgspec.ValidationError as exc:
-            raise self.refuse("must be an RFC 3339 instant", "SCH_INVALID_FORMAT") from exc
-        if instant.tzinfo is None:
-            raise self.refuse("must carry a zone, such as Z", "SCH_INVALID_FORMAT")
-        return instant.astimezone(UTC)
-
-    def code(self, kind: type[_Code], synonyms: Mapping[str, str] | None = None) -> _Code:
-        text = self.text()
-        spelled = (synonyms or {}).get(text.upper(), text)
-        for member in kind:
-            if member.value.upper() == spelled.upper():
-                return member
-        known = ", ".join(member.value for member in kind)
-        raise self.refuse(f"must be one of {known}", "SCH_INVALID_ENUM")
-
-    def point(self) -> Location:
-        """A GeoJSON point, longitude first."""
-        kind = self.need("type")
-        if kind.value != "Point":
-            raise kind.refuse("must be Point", "SCH_INVALID_ENUM")
-        at = self.need("coordinates")
-        pair = [each.number() for each in at.items()]
-        if len(pair) < 2 or abs(pair[0]) > 180 or abs(pair[1]) > 90:
-            raise at.refuse("must be [longitude, latitude] in degrees", "SCH_INVALID_FORMAT")
-        return Location(latitude=pair[1], longitude=pair[0])
-
-
-def _escape(name: str) -> str:
-    """Escape a member name for a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _flag(at: "_At | None", *, default: bool) -> bool:
-    if at is None:
-        return default
-    if not isinstance(at.value, bool):
-        raise at.refuse("must be true or false", "SCH_TYPE_NOT_SUPPORTED")
-    return at.value
-
-
 # --- buyer reads -----------------------------------------------------------------------------
 
 
@@ -623,13 +495,14 @@ def parse_on_discover(
         BecknRefusal: A member we need is missing or ill-typed.
     """
     found: list[Offer] = []
-    for catalog in _At(message).need("catalogs").items():
-        if _flag(catalog.opt("isActive"), default=True):
+    for catalog in At(message).need("catalogs").items():
+        active = catalog.opt("isActive")
+        if active is None or active.flag():
             found.extend(_read_catalog(catalog, bpp_id, bpp_uri))
     return tuple(found)
 
 
-def _read_catalog(catalog: _At, bpp_id: str | None, bpp_uri: str | None) -> Iterator[Offer]:
+def _read_catalog(catalog: At, bpp_id: str | None, bpp_uri: str | None) -> Iterator[Offer]:
     stated_id, stated_uri = catalog.opt("bppId"), catalog.opt("bppUri")
     seller_id = stated_id.text() if stated_id else (bpp_id or catalog.need("bppId").text())
     seller_uri = stated_uri.text() if stated_uri else (bpp_uri or catalog.need("bppUri").text())
@@ -665,7 +538,7 @@ def _read_catalog(catalog: _At, bpp_id: str | None, bpp_uri: str | None) -> Iter
         )
 
 
-def _read_rate(considerations: _At) -> tuple[str, str]:
+def _read_rate(considerations: At) -> tuple[str, str]:
     """The energy rate and its currency: of the first consideration that has one."""
     for each in considerations.items():
         attributes = each.opt("considerationAttributes")
@@ -677,7 +550,7 @@ def _read_rate(considerations: _At) -> tuple[str, str]:
     )
 
 
-def _read_der(resource: _At, provider_id: str, rate: str, currency: str, common: Mapping[str, Any]) -> Der:
+def _read_der(resource: At, provider_id: str, rate: str, currency: str, common: Mapping[str, Any]) -> Der:
     attributes = resource.need("resourceAttributes")
     aggregator = attributes.opt("aggregatorId")
     ramp = attributes.opt("rampKwPerMin")
@@ -708,7 +581,7 @@ def _read_der(resource: _At, provider_id: str, rate: str, currency: str, common:
     )
 
 
-def _read_der_type(at: _At | None) -> DerType:
+def _read_der_type(at: At | None) -> DerType:
     """A kind of DER we do not know is OTHER: it is described by its numbers all the same."""
     if at is None:
         return DerType.OTHER
@@ -719,35 +592,36 @@ def _read_der_type(at: _At | None) -> DerType:
 def parse_contract(message: Mapping[str, Any]) -> ContractView:
     """Read what a seller says about a contract.
 
-    A commitment without ``committedKw`` accepts what was asked. A contract without status is a
-    DRAFT; a performance without status is SCHEDULED.
+    A commitment without ``committedKw`` accepts what was asked, a contract without status is a
+    DRAFT, a performance without status is SCHEDULED.
 
     Raises:
         BecknRefusal: A member we need is missing or ill-typed.
     """
-    contract = _At(message).need("contract")
+    contract = At(message).need("contract")
     contract_id = contract.opt("id")
     status = contract.dig("status", "code")
     attributes = contract.opt("contractAttributes")
     obp_id = attributes.opt("obpId") if attributes else None
     reason = attributes.opt("declineReason") if attributes else None
-    commitments = _Commitments.read(contract.need("commitments"))
+    commitments = _read_commitments(contract.need("commitments"))
+    window = next((each.window for each in commitments if each.window), (None, None))
     price = _read_price(contract.opt("consideration"))
     performance = contract.opt("performance")
     reports: list[DerPerformance] = []
-    for each in performance.items() if performance else ():
-        reports.extend(_read_performance(each, commitments.der_by_id))
+    for report in performance.items() if performance else ():
+        reports.extend(_read_performance(report, commitments))
     return ContractView(
         contract_id=contract_id.text() if contract_id else None,
         status=status.code(ContractStatus, _CONTRACT_SYNONYMS) if status else ContractStatus.DRAFT,
         obp_id=obp_id.text() if obp_id else None,
-        lines=commitments.lines,
-        window_start=commitments.window[0] if commitments.window else None,
-        window_end=commitments.window[1] if commitments.window else None,
+        lines=tuple(each.line for each in commitments),
+        window_start=window[0],
+        window_end=window[1],
         price_per_kwh=price.rate,
         currency=price.currency,
         total_price=price.total,
-        baselines=commitments.baselines,
+        baselines=tuple(each.baseline for each in commitments if each.baseline),
         performance=tuple(reports),
         decline_reason=reason.text() if reason else None,
     )
@@ -759,7 +633,7 @@ class _Price(msgspec.Struct, frozen=True):
     currency: str | None = None
 
 
-def _read_price(consideration: _At | None) -> _Price:
+def _read_price(consideration: At | None) -> _Price:
     """The first consideration that speaks of money; nothing where none does."""
     for each in consideration.items() if consideration else ():
         attributes = each.opt("considerationAttributes")
@@ -776,60 +650,69 @@ def _read_price(consideration: _At | None) -> _Price:
     return _Price()
 
 
-class _Commitments(msgspec.Struct, frozen=True):
-    """The commitments of one contract, one DER each, all over one window."""
+class _Commitment(msgspec.Struct, frozen=True, kw_only=True):
+    """One commitment: one DER."""
 
-    lines: tuple[CommittedLine, ...]
-    kinds: tuple[DerType, ...]
-    offer_ids: tuple[str, ...]
+    commitment_id: str | None
+    line: CommittedLine
+    kind: DerType
+    offer_id: str
     window: tuple[datetime, datetime] | None
-    baselines: tuple[BaselineTerm, ...]
-    der_by_id: dict[str, str]
-
-    @classmethod
-    def read(cls, commitments: _At) -> "_Commitments":
-        lines: list[CommittedLine] = []
-        kinds: list[DerType] = []
-        offers: list[str] = []
-        baselines: list[BaselineTerm] = []
-        window: tuple[datetime, datetime] | None = None
-        ders: dict[str, str] = {}
-        for commitment in commitments.items():
-            resource = _only_resource(commitment)
-            der_id = resource.need("id").text()
-            if any(line.der_id == der_id for line in lines):
-                raise resource.refuse(f"{der_id} is committed twice")
-            attributes = commitment.opt("commitmentAttributes")
-            asked = _read_asked(resource, attributes)
-            given = attributes.opt("committedKw") if attributes else None
-            committed_kw = given.number(least=0) if given else asked
-            lines.append(CommittedLine(der_id=der_id, requested_kw=asked, committed_kw=committed_kw))
-            kinds.append(_read_der_type(resource.dig("resourceAttributes", "derType")))
-            offers.append(commitment.need("offer").need("id").text())
-            commitment_id = commitment.opt("id")
-            if commitment_id and ders.setdefault(commitment_id.text(), der_id) != der_id:
-                raise commitment_id.refuse("stands for two commitments")
-            if attributes is None:
-                continue
-            stated = _read_window(attributes)
-            if stated and window and stated != window:
-                raise attributes.refuse("all commitments of an order share one window")
-            window = window or stated
-            baseline = attributes.opt("baseline")
-            if baseline:
-                baselines.append(
-                    BaselineTerm(
-                        der_id=der_id,
-                        method=baseline.need("method").code(BaselineMethod),
-                        kw=baseline.need("kw").number(),
-                    )
-                )
-        if not lines:
-            raise commitments.refuse("needs at least one commitment", "SCH_REQUIRED_FIELD_MISSING")
-        return cls(tuple(lines), tuple(kinds), tuple(offers), window, tuple(baselines), ders)
+    baseline: BaselineTerm | None
 
 
-def _only_resource(commitment: _At) -> _At:
+def _read_commitments(listed: At) -> tuple[_Commitment, ...]:
+    """The commitments of an order: at least one, each DER once, all over one window."""
+    commitments: list[_Commitment] = []
+    ders: set[str] = set()
+    ids: set[str] = set()
+    window = None
+    for at in listed.items():
+        commitment = _read_commitment(at)
+        if commitment.line.der_id in ders:
+            raise at.refuse(f"{commitment.line.der_id} is committed twice")
+        if commitment.commitment_id in ids:
+            raise at.refuse(f"{commitment.commitment_id} stands for two commitments")
+        if commitment.window and window and commitment.window != window:
+            raise at.refuse("all commitments of an order share one window")
+        ders.add(commitment.line.der_id)
+        if commitment.commitment_id is not None:
+            ids.add(commitment.commitment_id)
+        window = window or commitment.window
+        commitments.append(commitment)
+    if not commitments:
+        raise listed.refuse("needs at least one commitment", "SCH_REQUIRED_FIELD_MISSING")
+    return tuple(commitments)
+
+
+def _read_commitment(at: At) -> _Commitment:
+    resource = _only_resource(at)
+    der_id = resource.need("id").text()
+    commitment_id = at.opt("id")
+    attributes = at.opt("commitmentAttributes")
+    asked = _read_asked(resource, attributes)
+    # SPEC ASSUMPTION: a seller that repeats a commitment without committedKw accepts what was asked.
+    given = attributes.opt("committedKw") if attributes else None
+    baseline = attributes.opt("baseline") if attributes else None
+    return _Commitment(
+        commitment_id=commitment_id.text() if commitment_id else None,
+        line=CommittedLine(
+            der_id=der_id, requested_kw=asked, committed_kw=given.number(least=0) if given else asked
+        ),
+        kind=_read_der_type(resource.dig("resourceAttributes", "derType")),
+        offer_id=at.need("offer").need("id").text(),
+        window=_read_window(attributes) if attributes else None,
+        baseline=BaselineTerm(
+            der_id=der_id,
+            method=baseline.need("method").code(BaselineMethod),
+            kw=baseline.need("kw").number(),
+        )
+        if baseline
+        else None,
+    )
+
+
+def _only_resource(commitment: At) -> At:
     resources = commitment.need("resources")
     found = list(resources.items())
     if len(found) != 1:
@@ -837,7 +720,7 @@ def _only_resource(commitment: _At) -> _At:
     return found[0]
 
 
-def _read_asked(resource: _At, attributes: _At | None) -> float:
+def _read_asked(resource: At, attributes: At | None) -> float:
     requested = attributes.opt("requestedKw") if attributes else None
     if requested:
         return requested.number(least=0)
@@ -848,7 +731,7 @@ def _read_asked(resource: _At, attributes: _At | None) -> float:
     return quantity.need("unitQuantity").number(least=0)
 
 
-def _read_window(attributes: _At) -> tuple[datetime, datetime] | None:
+def _read_window(attributes: At) -> tuple[datetime, datetime] | None:
     if attributes.opt("windowStart") is None and attributes.opt("windowEnd") is None:
         return None
     start, end = attributes.need("windowStart"), attributes.need("windowEnd")
@@ -858,21 +741,18 @@ def _read_window(attributes: _At) -> tuple[datetime, datetime] | None:
     return window
 
 
-def _read_performance(report: _At, ders: Mapping[str, str]) -> Iterator[DerPerformance]:
+def _read_performance(report: At, commitments: Sequence[_Commitment]) -> Iterator[DerPerformance]:
+    """One report per DER covered; what speaks of a contract's only DER need not name it."""
     code = report.dig("status", "code")
     status = code.code(PerformanceStatus, _PERFORMANCE_SYNONYMS) if code else PerformanceStatus.SCHEDULED
     intervals = report.dig("performanceAttributes", "intervals")
     named = report.opt("commitmentIds")
-    covered: list[str] = []
-    for each in named.items() if named else ():
-        committed = ders.get(each.text())
-        if committed is None:
-            raise each.refuse("is no commitment of this contract")
-        covered.append(committed)
-    if named is None:
-        if len(ders) != 1:
-            raise report.missing("commitmentIds")
-        covered = list(ders.values())
+    if named:
+        covered = [_read_covered(each, commitments) for each in named.items()]
+    elif len(commitments) == 1:
+        covered = [commitments[0].line.der_id]
+    else:
+        raise report.missing("commitmentIds")
     if intervals and len(covered) != 1:
         raise intervals.refuse("meter intervals belong to exactly one commitment")
     metered = tuple(_read_interval(each) for each in intervals.items()) if intervals else ()
@@ -880,7 +760,15 @@ def _read_performance(report: _At, ders: Mapping[str, str]) -> Iterator[DerPerfo
         yield DerPerformance(der_id=der_id, status=status, intervals=metered)
 
 
-def _read_interval(at: _At) -> MeterInterval:
+def _read_covered(at: At, commitments: Sequence[_Commitment]) -> str:
+    named = at.text()
+    for commitment in commitments:
+        if commitment.commitment_id == named:
+            return commitment.line.der_id
+    raise at.refuse("is no commitment of this contract")
+
+
+def _read_interval(at: At) -> MeterInterval:
     start, end = at.need("start").instant(), at.need("end").instant()
     if start >= end:
         raise at.refuse("end must be after start", "SCH_INVALID_FORMAT")
@@ -896,13 +784,14 @@ def parse_order(message: Mapping[str, Any]) -> tuple[OrderTerms, str | None]:
     Raises:
         BecknRefusal: A member we need is missing or ill-typed.
     """
-    contract = _At(message).need("contract")
+    contract = At(message).need("contract")
     contract_id = contract.opt("id")
     listed = contract.need("commitments")
-    commitments = _Commitments.read(listed)
-    if commitments.window is None:
-        raise next(iter(listed.items())).need("commitmentAttributes").missing("windowStart")
-    if len(set(commitments.offer_ids)) != 1:
+    commitments = _read_commitments(listed)
+    window = next((each.window for each in commitments if each.window), None)
+    if window is None:
+        raise next(listed.items()).need("commitmentAttributes").missing("windowStart")
+    if len({each.offer_id for each in commitments}) != 1:
         raise listed.refuse("all commitments of an order are of one offer")
     attributes = contract.need("contractAttributes")
     rate, currency = _read_rate(contract.need("consideration"))
@@ -911,13 +800,13 @@ def parse_order(message: Mapping[str, Any]) -> tuple[OrderTerms, str | None]:
         event_id=attributes.need("eventId").text(),
         feeder_id=attributes.need("feederId").text(),
         direction=attributes.need("direction").code(Direction),
-        offer_id=commitments.offer_ids[0],
+        offer_id=commitments[0].offer_id,
         provider_id=_read_provider(contract),
-        window_start=commitments.window[0],
-        window_end=commitments.window[1],
+        window_start=window[0],
+        window_end=window[1],
         lines=tuple(
-            OrderLine(der_id=line.der_id, der_type=kind, kw=line.requested_kw)
-            for line, kind in zip(commitments.lines, commitments.kinds, strict=True)
+            OrderLine(der_id=each.line.der_id, der_type=each.kind, kw=each.line.requested_kw)
+            for each in commitments
         ),
         price_per_kwh=rate,
         currency=currency,
@@ -927,11 +816,11 @@ def parse_order(message: Mapping[str, Any]) -> tuple[OrderTerms, str | None]:
 
 def parse_cancel_reason(message: Mapping[str, Any]) -> str | None:
     """Read why a buyer cancels; None where it does not say."""
-    reason = _At(message).dig("contract", "contractAttributes", "cancelReason")
+    reason = At(message).dig("contract", "contractAttributes", "cancelReason")
     return reason.text() if reason else None
 
 
-def _read_provider(contract: _At) -> str:
+def _read_provider(contract: At) -> str:
     """The seller among the participants, or the provider the offer names."""
     participants = contract.opt("participants")
     for each in participants.items() if participants else ():
@@ -942,18 +831,7 @@ def _read_provider(contract: _At) -> str:
         named = commitment.dig("offer", "provider", "id")
         if named:
             return named.text()
-    raise _At(None, f"{contract.path}/participants").refuse(
-        "needs the provider, with descriptor.code SELLER", "SCH_REQUIRED_FIELD_MISSING"
-    )
-
-
-_STRING: Final = r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_MEMBER_END: Final = r"""(?:['"]\])?\s*"""
-_FEEDER_TEST: Final = re.compile(rf"\bfeederId{_MEMBER_END}==\s*{_STRING}")
-_DIRECTION_TEST: Final = re.compile(rf"\bdirection{_MEMBER_END}==\s*{_STRING}")
-_CAPACITY_TEST: Final = re.compile(
-    rf"\bcapacityKw{_MEMBER_END}>=?\s*(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
-)
+    raise contract.missing("participants", "the provider, with descriptor.code SELLER")
 
 
 def parse_discover(message: Mapping[str, Any]) -> DiscoverAsk:
@@ -965,11 +843,11 @@ def parse_discover(message: Mapping[str, Any]) -> DiscoverAsk:
     Raises:
         BecknRefusal: A member we need is ill-typed.
     """
-    intent = _At(message).need("intent")
+    intent = At(message).need("intent")
     filters = intent.opt("filters")
     ask: dict[str, Any] = {}
     if filters:
-        ask.update(_read_expression(filters.need("expression")))
+        ask.update(_read_tests(filters.need("expression")))
         wanted = filters.opt("commitmentAttributes")
         if wanted:
             kw = wanted.opt("requestedKw")
@@ -988,33 +866,13 @@ def parse_discover(message: Mapping[str, Any]) -> DiscoverAsk:
     return DiscoverAsk(**ask)
 
 
-def _read_expression(at: _At) -> dict[str, Any]:
-    expression = at.text()
+def _read_tests(at: At) -> dict[str, Any]:
+    tests = jsonpath.read(at.text())
     ask: dict[str, Any] = {}
-    feeder = _FEEDER_TEST.search(expression)
-    if feeder:
-        ask["feeder_id"] = _unquote(feeder["text"])
-    direction = _DIRECTION_TEST.search(expression)
-    if direction:
-        ask["direction"] = _At(_unquote(direction["text"]), at.path).code(Direction)
-    capacity = _CAPACITY_TEST.search(expression)
-    if capacity:
-        ask["min_kw"] = float(capacity["number"])
+    if "feederId" in tests.equal:
+        ask["feeder_id"] = tests.equal["feederId"]
+    if "direction" in tests.equal:
+        ask["direction"] = At(tests.equal["direction"], at.path).code(Direction)
+    if "capacityKw" in tests.least:
+        ask["min_kw"] = tests.least["capacityKw"]
     return ask
-
-
-def _quote(text: str) -> str:
-    """Write a JSONPath string literal in single quotes (RFC 9535, section 2.3.1.1)."""
-    inner = json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("'", "\\'")
-    return f"'{inner}'"
-
-
-def _unquote(literal: str) -> str:
-    """Read a JSONPath string literal in either kind of quotes; text as it stands if it is broken."""
-    inner = re.sub(
-        r"""\\.|["]""", lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), literal[1:-1], flags=re.DOTALL
-    )
-    try:
-        return str(json.loads(f'"{inner}"', strict=False))
-    except ValueError:
-        return literal[1:-1]
