@@ -64,6 +64,10 @@ class Catalogue:
         """Find a DER."""
         return self._ders.get(der_id)
 
+    def ders_at(self, feeder_id: str) -> tuple[PortfolioDer, ...]:
+        """List the DERs at a feeder."""
+        return tuple(der for der in self._ders.values() if der.feeder_id == feeder_id)
+
     def offers(
         self,
         feeder_id: str | None,
@@ -108,9 +112,6 @@ class Catalogue:
         return tuple(found)
 
     def _candidate(self, der: PortfolioDer, standing: StandingOffer, kw: float) -> Der:
-        constraints: dict[str, object] = {"minKw": der.min_kw}
-        if der.ramp_kw_per_min is not None:
-            constraints["rampKwPerMin"] = der.ramp_kw_per_min
         return Der(
             der_id=der.der_id,
             aggregator_id=self.provider_id,
@@ -127,6 +128,5 @@ class Catalogue:
             ramp_kw_per_min=der.ramp_kw_per_min,
             location=der.location,
             meter_ids=der.meter_ids,
-            constraints=constraints,
             crypto_proof=der.crypto_proof,
         )

@@ -295,12 +295,19 @@ def confirm(contract: Contract, terms: OrderTerms, quoted: Quote, *, now: dateti
     )
 
 
-def cancel(contract: Contract, *, now: datetime) -> Contract:
-    """End a draft or running contract; what is complete or cancelled stays as it is."""
+def cancel(contract: Contract, *, now: datetime, reason: str | None = None) -> Contract:
+    """End a draft or running contract; what is complete or cancelled stays as it is.
+
+    Args:
+        contract: As it is.
+        now: Event time: what runs stops here.
+        reason: As the buyer gives it.
+    """
     if contract.status not in (ContractStatus.DRAFT, ContractStatus.ACTIVE):
         return contract
+    said = "CANCELLED_BY_BUYER" if reason is None else f"CANCELLED_BY_BUYER: {reason}"
     return msgspec.structs.replace(
-        contract, status=ContractStatus.CANCELLED, cancelled_at=now, decline_reason="CANCELLED_BY_BUYER"
+        contract, status=ContractStatus.CANCELLED, cancelled_at=now, decline_reason=said
     )
 
 

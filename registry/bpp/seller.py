@@ -1,0 +1,503 @@
+"""The seller at work: one place that holds its state and turns messages and time into answers.
+
+Decisions are pure (:mod:`registry.bpp.contracts`) and taken one after the other on the event loop, so
+that no two orders are promised the same kilowatt. What they change is durable before it is told.
+"""
+
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from gateway.beckn.envelope import Context, encode
+from gateway.beckn.v2 import (
+    contract_message,
+    on_discover_message,
+    parse_cancel_reason,
+    parse_discover,
+    parse_order,
+    schema_context,
+)
+from gateway.beckn.verify import VerifiedMessage
+from gateway.clock import Clock, rfc3339
+from gateway.errors import BecknRefusal, GatewayError, StoreError
+from gateway.types import ContractStatus, Direction, OrderTerms
+from registry.bpp.catalogue import Catalogue
+from registry.bpp.contracts import (
+    Contract,
+    Played,
+    advance,
+    cancel,
+    confirm,
+    contract_view,
+    draft,
+    offered_kw,
+    play,
+    quote,
+    quote_view,
+)
+from registry.bpp.physics import import_relief_kw
+from registry.bpp.portfolio import PortfolioDer
+from registry.bpp.storage import Callback, Change, Ledger, Taken
+
+CALLBACK_TTL = timedelta(minutes=10)
+"""How long a callback is worth delivering, wall time; its ``ttl`` says the same."""
+MAX_REMEMBERED_QUESTIONS = 20_000
+"""Messages that changed nothing, remembered in memory only to recognise repetitions."""
+_log = logging.getLogger("bpp")
+
+
+_Answer = tuple[dict[str, Any], Contract | None]
+"""The callback's message, and the contract as the request has changed it (None: not at all)."""
+
+
+class TimeReversed(GatewayError):  # noqa: N818 - reads as what it is
+    """Event time was told to run backwards."""
+
+    code = "event_time_reversed"
+    http_status = 409
+
+
+class Seller:
+    """Contracts, deliveries and event time of one aggregator.
+
+    Args:
+        subscriber_id: Its id on the network.
+        uri: Base of its Beckn endpoints.
+        catalogue: What it sells.
+        ledger: Its durable memory, read back here.
+        clock: Wall time; also its event time until that is driven.
+        seed: Of the delivery's imperfections.
+    """
+
+    def __init__(
+        self,
+        *,
+        subscriber_id: str,
+        uri: str,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        clock: Clock,
+        seed: int,
+    ) -> None:
+        self._id = subscriber_id
+        self._uri = uri
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._clock = clock
+        self._seed = seed
+        self._contracts: dict[str, Contract] = {}
+        self._by_transaction: dict[tuple[str, str], str] = {}
+        self._running: dict[str, None] = {}
+        self._played: dict[str, tuple[Played, ...]] = {}
+        self._book: defaultdict[str, tuple[Played, ...]] = defaultdict(tuple)
+        self._moving: list[Played] = []
+        self._taken: dict[tuple[str, str], str] = {}
+        self._questions: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._relief = dict.fromkeys(catalogue.feeder_ids, 0.0)
+        self._broken: str | None = None
+        remembered = ledger.remembered()
+        self._event_time = remembered.event_time
+        self.owed = remembered.owed
+        """Callbacks a former run still owed."""
+        self._number = max((each.number for each in remembered.owed), default=0)
+        for contract in sorted(remembered.contracts, key=_confirmed):
+            self._keep(contract)
+        self._taken.update({(each.sender_id, each.message_id): each.digest for each in remembered.taken})
+        self._actions: Mapping[str, Callable[[VerifiedMessage], _Answer]] = {
+            "discover": self._discover,
+            "select": self._select,
+            "init": self._init,
+            "confirm": self._confirm,
+            "status": self._status,
+            "cancel": self._cancel,
+        }
+
+    @property
+    def actions(self) -> frozenset[str]:
+        """Actions it takes."""
+        return frozenset(self._actions)
+
+    @property
+    def broken(self) -> str | None:
+        """Why it can take no more messages (its memory failed), or None."""
+        return self._broken
+
+    @property
+    def driven(self) -> bool:
+        """Whether event time is set from outside."""
+        return self._event_time is not None
+
+    def event_now(self) -> datetime:
+        """Present event time."""
+        return self._event_time or self._clock()
+
+    # --- messages ----------------------------------------------------------------------------
+
+    async def take(self, message: VerifiedMessage) -> tuple[Callback, ...]:
+        """Act on a verified message; returns once its effect is durable.
+
+        Returns:
+            The callbacks to send after the Ack; none where the message was taken before.
+
+        Raises:
+            BecknRefusal: It cannot be acted on; nothing has changed.
+            StoreError: Its effect could not be stored; the seller takes no more messages.
+        """
+        self._check_memory()
+        ref = (message.sender.subscriber_id, message.context.message_id)
+        known = self._taken.get(ref) or self._questions.get(ref)
+        if known is not None:
+            if known != message.digest:
+                raise BecknRefusal(
+                    "CTX_MESSAGE_ID_DUPLICATE",
+                    "this messageId came with another body before: use a fresh one",
+                    path="/context/messageId",
+                )
+            # Its first copy may still be on the way to the disk: an Ack promises that it is there.
+            await self._written(self._ledger.settle())
+            return ()
+        answer, contract = self._actions[message.action](message)
+        callback = self._answer(message, answer)
+        if contract is None:
+            self._questions[ref] = message.digest
+            if len(self._questions) > MAX_REMEMBERED_QUESTIONS:
+                self._questions.popitem(last=False)
+            # What the answer tells may have been decided a moment ago and not be on disk yet.
+            await self._written(self._ledger.settle())
+            return (callback,)
+        self._taken[ref] = message.digest
+        advanced, told = self._let_time_pass([contract.contract_id])
+        await self._written(
+            self._ledger.write(
+                Change(
+                    contracts=(advanced.get(contract.contract_id, contract),),
+                    taken=(Taken(sender_id=ref[0], message_id=ref[1], digest=message.digest),),
+                    owed=(callback, *told),
+                )
+            )
+        )
+        return (callback, *told)
+
+    def _discover(self, message: VerifiedMessage) -> _Answer:
+        ask = parse_discover(message.message)
+        start = ask.window_start or self.event_now()
+        end = ask.window_end
+
+        def free(der: PortfolioDer, direction: Direction) -> float:
+            until = end or start + timedelta(minutes=der.min_duration_min)
+            kw = offered_kw(der, direction, start, until, self._book)
+            return kw if kw >= ask.min_kw else 0.0
+
+        catalogs: list[Any] = []
+        # A DER sold both ways is described once per direction: one catalogue for each.
+        for direction in Direction if ask.direction is None else (ask.direction,):
+            offers = self._catalogue.offers(
+                ask.feeder_id,
+                direction,
+                bpp_id=self._id,
+                bpp_uri=self._uri,
+                wall_now=self._clock(),
+                free_kw=free,
+            )
+            catalogs.extend(on_discover_message(offers)["catalogs"])
+        return {"catalogs": catalogs}, None
+
+    def _select(self, message: VerifiedMessage) -> _Answer:
+        terms, _ = parse_order(message.message)
+        quoted = quote(self._catalogue, self._book, terms, now=self.event_now())
+        return contract_message(terms, quote_view(quoted, terms, self._catalogue)), None
+
+    def _init(self, message: VerifiedMessage) -> _Answer:
+        terms, named = parse_order(message.message)
+        context = message.context
+        existing_id = self._by_transaction.get((message.sender.subscriber_id, context.transaction_id))
+        if named is not None and named != existing_id:
+            raise _unknown_contract(named)
+        existing = None if existing_id is None else self._contracts[existing_id]
+        if existing is not None and existing.status != ContractStatus.DRAFT:
+            return self._say(existing), None
+        contract = draft(
+            quote(self._catalogue, self._book, terms, now=self.event_now()),
+            terms,
+            contract_id=existing_id or str(uuid4()),
+            bap_id=message.sender.subscriber_id,
+            bap_uri=context.bap_uri,
+            transaction_id=context.transaction_id,
+        )
+        return self._move(existing, contract)
+
+    def _confirm(self, message: VerifiedMessage) -> _Answer:
+        terms, contract = self._find(message)
+        now = self.event_now()
+        quoted = quote(self._catalogue, self._book, terms, now=now)
+        return self._move(contract, confirm(contract, terms, quoted, now=now))
+
+    def _status(self, message: VerifiedMessage) -> _Answer:
+        _, contract = self._find(message)
+        return self._say(contract), None
+
+    def _cancel(self, message: VerifiedMessage) -> _Answer:
+        _, contract = self._find(message)
+        reason = parse_cancel_reason(message.message)
+        return self._move(contract, cancel(contract, now=self.event_now(), reason=reason))
+
+    def _move(self, before: Contract | None, after: Contract) -> _Answer:
+        """Hold a contract as a message has made it, and say so."""
+        if after == before:
+            return self._say(after), None
+        self._keep(after)
+        return self._say(after), after
+
+    def _find(self, message: VerifiedMessage) -> tuple[OrderTerms, Contract]:
+        """The contract a message is about: of this buyer, in this transaction.
+
+        Raises:
+            BecknRefusal: There is none, or the message names another.
+        """
+        terms, named = parse_order(message.message)
+        ref = (message.sender.subscriber_id, message.context.transaction_id)
+        contract_id = self._by_transaction.get(ref)
+        if contract_id is None:
+            raise BecknRefusal(
+                "CTX_TRANSACTION_ID_UNKNOWN",
+                "no contract was made in this transaction: init first",
+                path="/context/transactionId",
+            )
+        if named is not None and named != contract_id:
+            raise _unknown_contract(named)
+        return terms, self._contracts[contract_id]
+
+    # --- time --------------------------------------------------------------------------------
+
+    async def set_event_time(self, at: datetime) -> tuple[dict[str, float], tuple[Callback, ...]]:
+        """Let event time pass to an instant.
+
+        Told the same instant again, it answers the same: a driver may repeat a lost request.
+
+        Returns:
+            Average relief per feeder since the instant told before, kW > 0 lowers import, and the
+            callbacks that are now due.
+
+        Raises:
+            TimeReversed: Event time is past that already.
+            StoreError: The change could not be stored; the seller takes no more messages.
+        """
+        self._check_memory()
+        before = self._event_time
+        if before is not None and at < before:
+            raise TimeReversed(
+                f"event time is {rfc3339(before)} already", field="event_time", event_time=rfc3339(before)
+            )
+        if at == before:
+            await self._written(self._ledger.settle())
+            return self._relief, ()
+        self._relief = self._average_relief(before, at)
+        self._event_time = at
+        changed, told = self._let_time_pass(tuple(self._running))
+        await self._written(
+            self._ledger.write(Change(contracts=tuple(changed.values()), owed=told, event_time=at))
+        )
+        return self._relief, told
+
+    async def follow_wall_time(self) -> tuple[Callback, ...]:
+        """Let wall time pass as event time; nothing happens where event time is driven.
+
+        Raises:
+            StoreError: As :meth:`set_event_time`.
+        """
+        if self.driven or self._broken is not None:
+            return ()
+        changed, told = self._let_time_pass(tuple(self._running))
+        if changed:
+            await self._written(self._ledger.write(Change(contracts=tuple(changed.values()), owed=told)))
+        return told
+
+    def _let_time_pass(self, contract_ids: Iterable[str]) -> tuple[dict[str, Contract], tuple[Callback, ...]]:
+        """Advance contracts to the present event time.
+
+        Returns:
+            Those that changed, and the status messages their buyers are now to get unasked.
+        """
+        changed: dict[str, Contract] = {}
+        told: list[Callback] = []
+        for contract_id in contract_ids:
+            contract, instants = advance(self._contracts[contract_id], now=self.event_now())
+            if not instants:
+                continue
+            changed[contract_id] = contract
+            self._keep(contract)
+            told.extend(self._push(contract, at) for at in instants)
+        return changed, tuple(told)
+
+    def _average_relief(self, since: datetime | None, until: datetime) -> dict[str, float]:
+        relief = dict.fromkeys(self._catalogue.feeder_ids, 0.0)
+        if since is None:
+            return relief
+        hours = (until - since).total_seconds() / 3600
+        for line in self._moving:
+            kw = line.trace.energy_kwh(since, until) / hours
+            relief[line.feeder_id] += import_relief_kw(kw, line.direction)
+        self._moving = [line for line in self._moving if line.trace.ends_at > until]
+        return relief
+
+    # --- state -------------------------------------------------------------------------------
+
+    def _keep(self, contract: Contract) -> None:
+        """Hold a contract as it now is, with what its DERs do."""
+        contract_id = contract.contract_id
+        before = self._contracts.get(contract_id)
+        self._contracts[contract_id] = contract
+        self._by_transaction[contract.bap_id, contract.transaction_id] = contract_id
+        if contract.status == ContractStatus.ACTIVE:
+            self._running[contract_id] = None
+        else:
+            self._running.pop(contract_id, None)
+        if before is not None and _dispatched(before) == _dispatched(contract):
+            return
+        lines = play(contract, self._catalogue, seed=self._seed)
+        for line in self._played.get(contract_id, ()):
+            others = tuple(each for each in self._book[line.der_id] if each.contract_id != contract_id)
+            self._book[line.der_id] = others
+        self._moving = [line for line in self._moving if line.contract_id != contract_id]
+        self._played[contract_id] = lines
+        for line in lines:
+            self._book[line.der_id] += (line,)
+        if self._event_time is None:
+            self._moving.extend(lines)
+        else:
+            self._moving.extend(line for line in lines if line.trace.ends_at > self._event_time)
+
+    def _check_memory(self) -> None:
+        if self._broken is not None:
+            raise StoreError(f"the seller's memory failed: {self._broken}")
+
+    async def _written(self, writing: Awaitable[None]) -> None:
+        """Wait for the disk. What failed there is ahead of it in memory: nothing may follow."""
+        try:
+            await writing
+        except StoreError as exc:
+            self._broken = exc.detail
+            _log.exception("memory_failed")
+            raise
+
+    def state(self) -> dict[str, Any]:
+        """Contracts and DERs as they are, for the control endpoint."""
+        now = self.event_now()
+        ders: dict[str, dict[str, Any]] = {}
+        for feeder_id in self._catalogue.feeder_ids:
+            for der in self._catalogue.ders_at(feeder_id):
+                lines = self._book.get(der.der_id, ())
+                on = [line for line in lines if line.window_start <= now < line.window_end]
+                ders[der.der_id] = {
+                    "type": der.type,
+                    "feeder_id": der.feeder_id,
+                    "capacity_kw": der.capacity_kw,
+                    "reserved_kw": sum(line.ceiling_kw for line in on),
+                    "contracts": len(lines),
+                }
+        return {
+            "event_time": rfc3339(now),
+            "driven": self.driven,
+            "contracts": [
+                {
+                    "contract_id": each.contract_id,
+                    "obp_id": each.terms.obp_id,
+                    "status": each.status,
+                    "window_start": rfc3339(each.terms.window_start),
+                    "window_end": rfc3339(each.terms.window_end),
+                    "lines": each.promises,
+                    "decline_reason": each.decline_reason,
+                }
+                for each in self._contracts.values()
+            ],
+            "ders": ders,
+        }
+
+    # --- what is said ------------------------------------------------------------------------
+
+    def _say(self, contract: Contract, *, at: datetime | None = None) -> dict[str, Any]:
+        """Describe a contract as of an event time, the present by default."""
+        now = self.event_now() if at is None else at
+        lines = self._played[contract.contract_id]
+        return contract_message(contract.terms, contract_view(contract, lines, self._catalogue, now=now))
+
+    def _answer(self, request: VerifiedMessage, message: dict[str, Any]) -> Callback:
+        """Write a solicited callback: the request's message id, chained to its signature."""
+        context = request.context
+        return self._callback(
+            action=f"on_{request.action}",
+            bap_id=context.bap_id,
+            bap_uri=context.bap_uri,
+            transaction_id=context.transaction_id,
+            message_id=context.message_id,
+            message=message,
+            request_signature=request.signature,
+        )
+
+    def _push(self, contract: Contract, at: datetime) -> Callback:
+        """Write an on_status nobody asked for."""
+        return self._callback(
+            action="on_status",
+            bap_id=contract.bap_id,
+            bap_uri=contract.bap_uri,
+            transaction_id=contract.transaction_id,
+            message_id=str(uuid4()),
+            message=self._say(contract, at=at),
+            request_signature=None,
+        )
+
+    def _callback(
+        self,
+        *,
+        action: str,
+        bap_id: str,
+        bap_uri: str,
+        transaction_id: str,
+        message_id: str,
+        message: dict[str, Any],
+        request_signature: str | None,
+    ) -> Callback:
+        now = self._clock()
+        self._number += 1
+        context = Context(
+            action=action,
+            bap_id=bap_id,
+            bap_uri=bap_uri,
+            bpp_id=self._id,
+            bpp_uri=self._uri,
+            transaction_id=transaction_id,
+            message_id=message_id,
+            timestamp=now,
+            ttl=f"PT{int(CALLBACK_TTL.total_seconds() // 60)}M",
+            schema_context=schema_context(message),
+        )
+        return Callback(
+            number=self._number,
+            action=action,
+            transaction_id=transaction_id,
+            message_id=message_id,
+            url=f"{bap_uri.rstrip('/')}/{action}",
+            body=encode(context, message),
+            request_signature=request_signature,
+            void_at=now + CALLBACK_TTL,
+        )
+
+
+def _dispatched(contract: Contract) -> tuple[datetime | None, datetime | None]:
+    """When its DERs were told to start and to stop: what a trace depends on once terms are fixed."""
+    return contract.confirmed_at, contract.cancelled_at
+
+
+def _confirmed(contract: Contract) -> float:
+    return 0.0 if contract.confirmed_at is None else contract.confirmed_at.timestamp()
+
+
+def _unknown_contract(contract_id: str) -> BecknRefusal:
+    return BecknRefusal(
+        "BIZ_CONTRACT_NOT_FOUND",
+        f"contract {contract_id} is not of this transaction",
+        path="/message/contract/id",
+    )
