@@ -15,3 +15,7 @@ class ModelUnavailableError(MlError):
 
 class TrainingError(MlError):
     """Training refused: too little data, or an exported model that disagrees with its source."""
+
+
+class LearnedStateError(MlError):
+    """Stored learned state that this version cannot read; start from an empty one and say so."""
