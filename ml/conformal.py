@@ -191,7 +191,7 @@ class LearnedState:
             if self._pending[-1][0] > origin_s:
                 return
             self._pending.pop()
-        self._pending.append((origin_s, issued, row))
+        self._pending.append((int(origin_s), issued, row))
 
     def observe(self, slot_end_s: int, actual_kw: float) -> None:
         """Learn from the load of the slot that ended at ``slot_end_s``.
@@ -200,10 +200,10 @@ class LearnedState:
         """
         if slot_end_s <= self._last_s:
             return
-        self._last_s = slot_end_s
+        self._last_s = int(slot_end_s)
         if not np.isfinite(actual_kw):
             return
-        self._recent.append((slot_end_s, actual_kw))
+        self._recent.append((int(slot_end_s), float(actual_kw)))
         step_s = 60 * self.step_min
         horizon = self.widths.shape[1]
         for origin_s, issued, row in self._pending:
