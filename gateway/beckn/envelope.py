@@ -12,6 +12,7 @@ Source: Beckn v2.0.0 LTS (Context, Ack, AckNoCallback, Nack*), onix v1.7 for the
 """
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,6 +28,7 @@ VERSION: Final = "2.0.0"
 DEFAULT_TTL: Final = "PT30S"
 
 _REQUIRED: Final = ("version", "action", "bapId", "bapUri", "transactionId", "messageId", "timestamp")
+_SNAKE: Final = {name: re.sub(r"([A-Z])", r"_\1", name).lower() for name in _REQUIRED}
 _Aware = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -88,9 +90,10 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
         raise BecknRefusal("SCH_TYPE_NOT_SUPPORTED", "context must be an object", path=path)
     for name in _REQUIRED:
         if raw.get(name) is None:
-            raise BecknRefusal(
-                "SCH_REQUIRED_FIELD_MISSING", f"context.{name} is missing: send it", path=f"{path}/{name}"
-            )
+            detail = f"context.{name} is missing: send it"
+            if _SNAKE[name] != name and _SNAKE[name] in raw:
+                detail += f" (version {VERSION} spells {_SNAKE[name]} so)"
+            raise BecknRefusal("SCH_REQUIRED_FIELD_MISSING", detail, path=f"{path}/{name}")
     try:
         context = msgspec.convert(raw, Context)
     except msgspec.ValidationError as exc:
@@ -203,6 +206,8 @@ def parse_answer(http_status: int, body: bytes) -> Answer:
     status = _status(document, message)
     error = _error(document, message)
     refused = 300 <= http_status < 500 and http_status not in _RETRYABLE
+    # SPEC ASSUMPTION: v2.0.0 says 409 for "no callback", later drafts and onix say 202; both are taken
+    # so. A 4xx without a readable status is a refusal, whatever its body claims.
     if status == "NACK":
         kind = AnswerKind.NACK
     elif http_status in _NO_CALLBACK and (status == "ACK" or http_status == HTTPStatus.CONFLICT):
@@ -245,6 +250,8 @@ def _text(parent: Mapping[str, Any], *names: str) -> str | None:
             return value
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
+        if isinstance(value, list) and value:
+            return ";".join(map(str, value))
     return None
 
 
@@ -267,7 +274,7 @@ def _error(document: Mapping[str, Any], message: Mapping[str, Any]) -> Mapping[s
     for error in (_member(message, "error"), _member(document, "error")):
         if error:
             return error
-    return document if "code" in document else {}
+    return document if "code" in document or "errorCode" in document else {}
 
 
 def _compact(value: Any) -> bytes:

@@ -1,7 +1,9 @@
 """Check messages against the schemas of their protocol version, and say how to mend them.
 
 * jsonschema-rs decides, formats asserted; the same engine tells where and by which rule a message
-  fails, so that verdict and explanation cannot differ and a large refused message costs little.
+  fails, so that verdict and explanation cannot differ.
+* A refused message must not cost more than an accepted one by orders of magnitude: the engine gathers
+  every fault before it hands out the first, so a large message is told its first fault only.
 * Codes are those adapters in the field send (onix v1.7 error map).
 * The sentence in a fault is for the sender's developer: what to change, not only what is wrong.
 """
@@ -19,6 +21,10 @@ from beckn_specs import index
 MAX_FAULTS: Final = 20
 """Faults reported of one message."""
 
+MAX_VALUES_EXPLAINED: Final = 1_000
+"""Values (scalars, arrays, objects) in a message up to which all its faults are told."""
+
+_OTHER: Final = "SCH_SCHEMA_VALIDATION_FAILED"
 _MAX_SHOWN_CHARS: Final = 60
 _CODES: Final[Mapping[str, str]] = {
     "required": "SCH_REQUIRED_FIELD_MISSING",
@@ -89,8 +95,7 @@ class MessageSchemas:
             document: The whole message, ``{"context": ..., "message": ...}``, as decoded from JSON.
 
         Returns:
-            Nothing for a valid message, else up to :data:`MAX_FAULTS` faults, in document order as
-            far as the schema is walked.
+            Nothing for a valid message, else up to :data:`MAX_FAULTS` faults.
         """
         validator = self._validators.get(action)
         if validator is None:
@@ -101,8 +106,39 @@ class MessageSchemas:
             )
         if validator.is_valid(document):
             return ()
-        found = (fault for error in validator.iter_errors(document) for fault in _explain(error, document))
+        try:
+            errors = list(islice(_errors(validator, document), MAX_FAULTS))
+        except ValueError:
+            # The engine judges any depth but shows nothing below 255 levels.
+            detail = "a part nested deeper than 255 levels does not fit: make it flatter"
+            return (SchemaFault(path="", rule="depth", code=_OTHER, detail=detail),)
+        found = (fault for error in errors for fault in _explain(error, document))
         return tuple(islice(found, MAX_FAULTS))
+
+
+def _errors(validator: jsonschema_rs.Validator, document: Any) -> Iterator[jsonschema_rs.ValidationError]:
+    """The faults of an invalid document: all of a small one, the first of a large one."""
+    if _is_small(document):
+        yield from validator.iter_errors(document)
+        return
+    try:
+        validator.validate(document)
+    except jsonschema_rs.ValidationError as error:
+        yield error
+
+
+def _is_small(document: Any) -> bool:
+    """Whether a document holds at most :data:`MAX_VALUES_EXPLAINED` values."""
+    pending = [document]
+    for _ in range(MAX_VALUES_EXPLAINED):
+        if not pending:
+            return True
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return not pending
 
 
 def _explain(error: jsonschema_rs.ValidationError, document: Any) -> Iterator[SchemaFault]:
@@ -119,7 +155,7 @@ def _explain(error: jsonschema_rs.ValidationError, document: Any) -> Iterator[Sc
         yield SchemaFault(
             path=place if name is None else place + _pointer([name]),
             rule=rule,
-            code=_CODES.get(rule, "SCH_SCHEMA_VALIDATION_FAILED"),
+            code=_CODES.get(rule, _OTHER),
             detail=_sentence(error, value, name),
         )
 

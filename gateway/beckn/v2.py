@@ -607,10 +607,6 @@ def parse_contract(message: Mapping[str, Any]) -> ContractView:
     commitments = _read_commitments(contract.need("commitments"))
     window = next((each.window for each in commitments if each.window), (None, None))
     price = _read_price(contract.opt("consideration"))
-    performance = contract.opt("performance")
-    reports: list[DerPerformance] = []
-    for report in performance.items() if performance else ():
-        reports.extend(_read_performance(report, commitments))
     return ContractView(
         contract_id=contract_id.text() if contract_id else None,
         status=status.code(ContractStatus, _CONTRACT_SYNONYMS) if status else ContractStatus.DRAFT,
@@ -622,7 +618,7 @@ def parse_contract(message: Mapping[str, Any]) -> ContractView:
         currency=price.currency,
         total_price=price.total,
         baselines=tuple(each.baseline for each in commitments if each.baseline),
-        performance=tuple(reports),
+        performance=_read_performances(contract.opt("performance"), commitments),
         decline_reason=reason.text() if reason else None,
     )
 
@@ -741,31 +737,35 @@ def _read_window(attributes: At) -> tuple[datetime, datetime] | None:
     return window
 
 
-def _read_performance(report: At, commitments: Sequence[_Commitment]) -> Iterator[DerPerformance]:
-    """One report per DER covered; what speaks of a contract's only DER need not name it."""
-    code = report.dig("status", "code")
+def _read_performances(listed: At | None, commitments: Sequence[_Commitment]) -> tuple[DerPerformance, ...]:
+    """The delivery reports, each DER at most once."""
+    ders = {each.commitment_id: each.line.der_id for each in commitments}
+    only = commitments[0].line.der_id if len(commitments) == 1 else None
+    found: dict[str, DerPerformance] = {}
+    for at in listed.items() if listed else ():
+        for report in _read_performance(at, ders, only):
+            if found.setdefault(report.der_id, report) is not report:
+                raise at.refuse(f"{report.der_id} is reported twice: send one performance per commitment")
+    return tuple(found.values())
+
+
+def _read_performance(at: At, ders: Mapping[str | None, str], only: str | None) -> Iterator[DerPerformance]:
+    """One report per DER covered; what speaks of a contract's ``only`` DER need not name it."""
+    code = at.dig("status", "code")
     status = code.code(PerformanceStatus, _PERFORMANCE_SYNONYMS) if code else PerformanceStatus.SCHEDULED
-    intervals = report.dig("performanceAttributes", "intervals")
-    named = report.opt("commitmentIds")
-    if named:
-        covered = [_read_covered(each, commitments) for each in named.items()]
-    elif len(commitments) == 1:
-        covered = [commitments[0].line.der_id]
-    else:
-        raise report.missing("commitmentIds")
+    intervals = at.dig("performanceAttributes", "intervals")
+    named = at.opt("commitmentIds")
+    covered = [only] if only and not named else []
+    for each in at.need("commitmentIds").items() if not covered else ():
+        der_id = ders.get(each.text())
+        if der_id is None:
+            raise each.refuse("is no commitment of this contract")
+        covered.append(der_id)
     if intervals and len(covered) != 1:
         raise intervals.refuse("meter intervals belong to exactly one commitment")
     metered = tuple(_read_interval(each) for each in intervals.items()) if intervals else ()
     for der_id in covered:
         yield DerPerformance(der_id=der_id, status=status, intervals=metered)
-
-
-def _read_covered(at: At, commitments: Sequence[_Commitment]) -> str:
-    named = at.text()
-    for commitment in commitments:
-        if commitment.commitment_id == named:
-            return commitment.line.der_id
-    raise at.refuse("is no commitment of this contract")
 
 
 def _read_interval(at: At) -> MeterInterval:
