@@ -18,8 +18,6 @@ Source: error codes and layer order of NFH-008; checks as the beckn-onix adapter
 the comparison of path and action, as it should.
 """
 
-import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -38,6 +36,7 @@ from gateway.beckn.signing import (
     parse_authorization,
     verify_signature,
 )
+from gateway.beckn.strictjson import MAX_DEPTH, decode_strictly
 from gateway.clock import rfc3339
 from gateway.errors import BecknRefusal, PeerUnavailable
 
@@ -63,7 +62,7 @@ class InboundLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How far ahead of our clock a signature may have been created; expiry knows no tolerance."""
     max_window_s: int = 3600
     """Longest life of a signature."""
-    max_depth: int = 64
+    max_depth: int = MAX_DEPTH
     """Deepest nesting of JSON objects and arrays."""
 
     def max_bytes(self, action: str) -> int:
@@ -140,7 +139,7 @@ async def verify_inbound(
         sender = await resolve_key(parsed, resolver, now)
         requests = requests_answered(parsed, body, sent_signatures)
         sender, variant = await check_signature(parsed, body_digest, sender, requests, resolver, now)
-        document = decode_strictly(body, limits)
+        document = decode_document(body, limits)
         context = read_context(document)
         check_signer(sender, context, action, role, discovery_ids)
         check_receiver(context, own_id, action, role)
@@ -350,24 +349,13 @@ def _verified_by(
 # --- 6: JSON and context --------------------------------------------------------------------------------
 
 
-def decode_strictly(body: bytes, limits: InboundLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """Decode a JSON object that every reader must understand the same way.
-
-    Refused: invalid UTF-8, NaN and infinities (also by overflow), lone surrogates, a key twice in one
-    object, deep nesting, anything but an object with an object ``message``.
+def decode_document(body: bytes, limits: InboundLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Decode strictly (see :mod:`gateway.beckn.strictjson`) into an object with an object ``message``.
 
     Raises:
         BecknRefusal: SCH_INVALID_JSON, or SCH_* for the outermost form, 400.
     """
-    try:
-        text = body.decode()
-        document = _DECODER.decode(text)
-        if "\\u" in text:
-            # Only an escape can smuggle a lone surrogate in; msgspec refuses those.
-            msgspec.json.decode(body)
-    except (ValueError, RecursionError) as exc:
-        raise BecknRefusal("SCH_INVALID_JSON", f"the body is not strict JSON: {exc}") from exc
-    _check_depth(document, limits.max_depth)
+    document = decode_strictly(body, max_depth=limits.max_depth)
     if not isinstance(document, dict):
         raise BecknRefusal("SCH_TYPE_NOT_SUPPORTED", "the body must be a JSON object", path="/")
     if "message" not in document:
@@ -505,47 +493,6 @@ def _short(value: str | None) -> str:
     """Quote what a peer sent, within bounds."""
     text = repr(value)
     return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "..."
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"the key {_short(name)} is there twice in one object")
-            seen.add(name)
-    return members
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text[:64]} is out of range")
-    return number
-
-
-def _constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_constant)
-
-
-def _check_depth(document: Any, max_depth: int) -> None:
-    """Go down level by level; the parser itself stops far deeper."""
-    level = [document] if isinstance(document, dict | list) else []
-    for _ in range(max_depth):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    if level:
-        raise BecknRefusal("SCH_INVALID_JSON", f"the body is nested deeper than {max_depth} levels")
 
 
 def _unproven(code: str, detail: str, *, path: str | None = None, **facts: Any) -> BecknRefusal:
