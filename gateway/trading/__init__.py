@@ -1,0 +1,1 @@
+"""Trading: decisions carried out in one transaction each, messages sent after it."""

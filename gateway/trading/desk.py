@@ -1,0 +1,473 @@
+"""The order desk: carries out the commands of the order life cycle inside one unit of work.
+
+``transition`` decides; the desk loads the order, applies the event, and writes what follows: the
+order row, its moves, timers, messages (built, signed and stored before they leave), settlement
+rows. Nothing is sent from here.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+
+from gateway.audit.journal import Payload
+from gateway.beckn import v2
+from gateway.beckn.envelope import Context, encode
+from gateway.beckn.signing import Signer
+from gateway.errors import NotFound, SettlementRefused
+from gateway.flex.settlement import SettlementRow, settle
+from gateway.orders.order import (
+    BOOKING,
+    Alarm,
+    ClearTimer,
+    Command,
+    Event,
+    LifecyclePolicy,
+    Order,
+    OrderState,
+    Replan,
+    Resend,
+    Send,
+    SetTimer,
+    Settle,
+    Settled,
+    SettlementFailed,
+    Started,
+    Verb,
+)
+from gateway.orders.transition import transition
+from gateway.store.sql import upsert
+from gateway.store.tables import flex_order, outbox, settlement_row, timer
+from gateway.trading.work import Outgoing, Work
+
+WIRE_ACTION = {Verb.COMPLETE: "status"}
+"""Verbs whose action on the wire has another name (docs/decisions/0004-complete-verb.md)."""
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Who we are on the wire."""
+
+    bap_id: str
+    bap_uri: str
+    domain: str
+    ttl_s: int
+    signature_ttl_s: int
+
+
+class LostRelief(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that will not deliver what was counted on; its need wants a new plan."""
+
+    order: Order
+    reason: str
+
+
+class Desk:
+    """Applies events to stored orders."""
+
+    def __init__(
+        self,
+        *,
+        signer: Signer,
+        address: Address,
+        policy: LifecyclePolicy,
+        completion_grace_s: float,
+    ) -> None:
+        self._signer = signer
+        self._address = address
+        self.policy = policy
+        self._grace = timedelta(seconds=completion_grace_s)
+
+    def open(self, work: Work, order: Order) -> list[LostRelief]:
+        """Write a new order down and begin to trade it."""
+        work.connection.execute(insert(flex_order).values(**_row(order, work.now), created_at=work.now))
+        work.note(
+            "order.opened",
+            {"order": order, "requested_kwh": order.terms.requested_kwh},
+            **_refs(order),
+        )
+        return self.apply(work, order, Started(at=work.now))
+
+    def apply(
+        self, work: Work, order: Order, event: Event, *, extra: Callable[[], dict[str, Any]] | None = None
+    ) -> list[LostRelief]:
+        """Apply one event to an order and everything that follows from it.
+
+        Args:
+            work: The open transaction.
+            order: The order as loaded in this transaction.
+            event: What happened.
+            extra: Further facts for the journal entry of the move.
+
+        Returns:
+            Relief that is lost and must be planned anew.
+        """
+        lost: list[LostRelief] = []
+        queue: list[Event] = [event]
+        while queue:
+            step = transition(order, queue.pop(0), self.policy)
+            if step.ignored is not None and not step.commands:
+                work.note("order.ignored", {"event": event, "why": step.ignored}, **_refs(order))
+                continue
+            self._note_move(work, order, step.order, extra)
+            order = step.order
+            for command in step.commands:
+                order = self._carry_out(work, order, command, queue, lost)
+            self._save(work, order)
+        return lost
+
+    @staticmethod
+    def _note_move(
+        work: Work, before: Order, after: Order, extra: Callable[[], dict[str, Any]] | None
+    ) -> None:
+        if after.state is before.state and after.moves == before.moves:
+            return
+        move = after.moves[-1]
+        body: dict[str, Any] = {"from": before.state, "to": after.state, "why": move.why}
+        if extra is not None:
+            body |= extra()
+        work.note("order.moved", body, **_refs(after))
+
+    def _carry_out(
+        self, work: Work, order: Order, command: Command, queue: list[Event], lost: list[LostRelief]
+    ) -> Order:
+        match command:
+            case Send():
+                message_id = self._send(work, order, command)
+                return msgspec.structs.replace(order, awaiting=message_id) if command.awaited else order
+            case Resend():
+                self._resend(work, order)
+            case SetTimer():
+                self._arm(work, order, command)
+            case ClearTimer():
+                _disarm(work.connection, order, command)
+            case Settle():
+                queue.append(self._settle(work, order))
+            case Replan():
+                lost.append(LostRelief(order=order, reason=command.reason))
+            case Alarm():
+                work.alarm(command.kind, command.detail, feeder_id=order.feeder_id, **_order_refs(order))
+        return order
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def _send(self, work: Work, order: Order, command: Send) -> str:
+        message = _message(order, command)
+        outgoing = self.compose(
+            work,
+            action=WIRE_ACTION.get(command.verb, command.verb.value),
+            message=message,
+            transaction_id=order.transaction_id,
+            peer_id=order.bpp_id,
+            peer_uri=order.bpp_uri,
+            order=order,
+            verb=command.verb,
+        )
+        return outgoing.message_id
+
+    def compose(
+        self,
+        work: Work,
+        *,
+        action: str,
+        message: dict[str, Any],
+        transaction_id: str,
+        peer_id: str,
+        peer_uri: str,
+        order: Order | None = None,
+        feeder_id: str | None = None,
+        need_id: str | None = None,
+        verb: Verb | None = None,
+    ) -> Outgoing:
+        """Encode, sign, store and journal one request; it leaves after the commit."""
+        message_id = work.new_id()
+        context = Context(
+            action=action,
+            bap_id=self._address.bap_id,
+            bap_uri=self._address.bap_uri,
+            bpp_id=peer_id,
+            bpp_uri=peer_uri,
+            transaction_id=transaction_id,
+            message_id=message_id,
+            timestamp=work.now,
+            ttl=f"PT{self._address.ttl_s}S",
+            domain=self._address.domain,
+            schema_context=v2.schema_context(message),
+        )
+        body = encode(context, message)
+        outgoing = Outgoing(
+            message_id=message_id,
+            transaction_id=transaction_id,
+            action=action,
+            peer_id=peer_id,
+            url=f"{peer_uri.rstrip('/')}/{action}",
+            body=body,
+            authorization=self._sign(body, work.now),
+            order_id=order.order_id if order else None,
+            obp_id=order.obp_id if order else None,
+            feeder_id=order.feeder_id if order else feeder_id,
+            need_id=order.need_id if order else need_id,
+        )
+        work.connection.execute(
+            insert(outbox).values(
+                message_id=message_id,
+                order_id=outgoing.order_id,
+                peer_id=peer_id,
+                url=outgoing.url,
+                action=action,
+                transaction_id=transaction_id,
+                body=body,
+                signature=outgoing.authorization,
+                status="PENDING",
+                attempts=1,
+                next_attempt_at=work.now,
+                created_at=work.now,
+            )
+        )
+        self._note_sent(work, outgoing, verb)
+        return outgoing
+
+    def repeat(self, work: Work, outgoing: Outgoing) -> Outgoing:
+        """Sign the same bytes anew for another attempt, store and journal that."""
+        again = msgspec.structs.replace(
+            outgoing,
+            authorization=self._sign(outgoing.body, work.now),
+            attempts=outgoing.attempts + 1,
+        )
+        work.connection.execute(
+            update(outbox)
+            .where(outbox.c.message_id == again.message_id)
+            .values(
+                signature=again.authorization,
+                attempts=again.attempts,
+                status="PENDING",
+                next_attempt_at=work.now,
+            )
+        )
+        self._note_sent(work, again, None)
+        return again
+
+    def _resend(self, work: Work, order: Order) -> None:
+        owed = select(outbox).where(outbox.c.message_id == order.awaiting)
+        self.repeat(work, outgoing_of(work.connection.execute(owed).mappings().one(), order))
+
+    def _note_sent(self, work: Work, outgoing: Outgoing, verb: Verb | None) -> None:
+        work.outgoing.append(outgoing)
+        work.note(
+            "beckn.sent",
+            {
+                "action": outgoing.action,
+                "verb": (verb or outgoing.action),
+                "message_id": outgoing.message_id,
+                "peer_id": outgoing.peer_id,
+                "url": outgoing.url,
+                "attempt": outgoing.attempts,
+                "headers": {
+                    "content-type": "application/json",
+                    "authorization": outgoing.authorization,
+                },
+            },
+            feeder_id=outgoing.feeder_id,
+            transaction_id=outgoing.transaction_id,
+            order_id=outgoing.order_id,
+            obp_id=outgoing.obp_id,
+            event_id=outgoing.need_id,
+            payloads=[Payload(content=outgoing.body, media_type="application/json")],
+        )
+
+    def _sign(self, body: bytes, now: datetime) -> str:
+        return self._signer.authorization(body, now=now, ttl_s=self._address.signature_ttl_s)
+
+    # --- timers, settlement, rows ---------------------------------------------------------------
+
+    def _arm(self, work: Work, order: Order, command: SetTimer) -> None:
+        due_event = command.event_at
+        if due_event is not None:
+            # Event time advances with the feeder's telemetry, and never slower than wall time has
+            # since the decision: a feeder that falls silent cannot keep an order open for ever.
+            due_wall = order.detected_at + (due_event - order.decided_event_at) + self._grace
+        else:
+            due_wall = work.now + timedelta(seconds=command.wall_s or 0.0)
+        upsert(
+            work.connection,
+            timer,
+            [
+                {
+                    "order_id": order.order_id,
+                    "kind": command.kind.value,
+                    "due_wall": due_wall,
+                    "due_event": due_event,
+                    "feeder_id": order.feeder_id,
+                }
+            ],
+        )
+
+    def _settle(self, work: Work, order: Order) -> Event:
+        """Compute delivered volume from the agreed baselines and the reported meter intervals."""
+        contract = order.contract
+        if contract is None:
+            return SettlementFailed(at=work.now, reason="no contract to settle")
+        try:
+            terms = msgspec.structs.replace(
+                order.terms, price_per_kwh=contract.price_per_kwh or order.terms.price_per_kwh
+            )
+            rows = settle(terms, contract.baselines, contract.performance, contract.lines)
+        except SettlementRefused as refused:
+            work.note("settlement.refused", {"reason": refused.detail, "code": refused.code}, **_refs(order))
+            return SettlementFailed(at=work.now, reason=f"{refused.code}: {refused.detail}")
+        work.connection.execute(insert(settlement_row), [_settlement_record(row, work.now) for row in rows])
+        payable = sum((Decimal(row.amount) for row in rows), Decimal(0))
+        delivered_wh = sum(row.delivered_wh for row in rows)
+        work.note(
+            "delivery.settled",
+            {"rows": rows, "delivered_wh": delivered_wh, "payable": str(payable)},
+            **_refs(order),
+        )
+        return Settled(at=work.now, delivered_wh=delivered_wh, payable=str(payable))
+
+    @staticmethod
+    def _save(work: Work, order: Order) -> None:
+        work.orders[order.order_id] = order
+        work.connection.execute(
+            update(flex_order).where(flex_order.c.order_id == order.order_id).values(**_row(order, work.now))
+        )
+
+
+def _message(order: Order, command: Send) -> dict[str, Any]:
+    """Build the message of a verb in the internal model's terms."""
+    contract = order.contract
+    if command.verb is Verb.SELECT:
+        return v2.select_message(order.terms)
+    if contract is None:
+        raise RuntimeError(f"{command.verb} before on_select of order {order.order_id}")
+    if command.verb is Verb.INIT:
+        return v2.init_message(order.terms, contract)
+    if command.verb is Verb.CONFIRM:
+        return v2.confirm_message(order.terms, contract)
+    if contract.contract_id is None:
+        raise RuntimeError(f"{command.verb} without a contract id in order {order.order_id}")
+    if command.verb is Verb.CANCEL:
+        return v2.cancel_message(order.terms, contract.contract_id, command.reason)
+    return v2.status_message(order.terms, contract.contract_id)
+
+
+def _disarm(connection: Connection, order: Order, command: ClearTimer) -> None:
+    statement = delete(timer).where(timer.c.order_id == order.order_id)
+    if command.kind is not None:
+        statement = statement.where(timer.c.kind == command.kind.value)
+    connection.execute(statement)
+
+
+def _order_refs(order: Order) -> dict[str, str]:
+    return {"order_id": order.order_id, "obp_id": order.obp_id, "event_id": order.need_id}
+
+
+def _refs(order: Order) -> dict[str, Any]:
+    return {
+        **_order_refs(order),
+        "feeder_id": order.feeder_id,
+        "transaction_id": order.transaction_id,
+    }
+
+
+def _row(order: Order, now: datetime) -> dict[str, Any]:
+    return {
+        "order_id": order.order_id,
+        "obp_id": order.obp_id,
+        "need_id": order.need_id,
+        "feeder_id": order.feeder_id,
+        "bpp_id": order.bpp_id,
+        "state": order.state.value,
+        "version": order.version,
+        "transaction_id": order.transaction_id,
+        "contract_id": order.contract.contract_id if order.contract else None,
+        "body": msgspec.json.encode(order).decode(),
+        "detected_at": order.detected_at,
+        "confirm_sent_at": order.confirm_sent_at,
+        "updated_at": now,
+    }
+
+
+def _settlement_record(row: SettlementRow, now: datetime) -> dict[str, Any]:
+    return {
+        "obp_id": row.obp_id,
+        "der_id": row.der_id,
+        "settlement_date": row.settlement_date.isoformat(),
+        "settlement_period": row.settlement_period,
+        "row_version": 1,
+        "row": msgspec.json.encode(row).decode(),
+        "instructed_wh": row.instructed_wh,
+        "baseline_wh": row.baseline_wh,
+        "metered_wh": row.metered_wh,
+        "delivered_wh": row.delivered_wh,
+        "method": row.baseline_method.value,
+        "computed_at": now,
+    }
+
+
+def outgoing_of(row: RowMapping, order: Order | None) -> Outgoing:
+    """Rebuild a message from its outbox row, for another attempt."""
+    return Outgoing(
+        message_id=row["message_id"],
+        transaction_id=row["transaction_id"],
+        action=row["action"],
+        peer_id=row["peer_id"],
+        url=row["url"],
+        body=row["body"],
+        authorization=row["signature"],
+        order_id=row["order_id"],
+        obp_id=order.obp_id if order else None,
+        feeder_id=order.feeder_id if order else None,
+        need_id=order.need_id if order else None,
+        attempts=row["attempts"],
+    )
+
+
+def load_order(connection: Connection, order_id: str) -> Order:
+    """Read one order.
+
+    Raises:
+        NotFound: No such order.
+    """
+    body = connection.execute(
+        select(flex_order.c.body).where(flex_order.c.order_id == order_id)
+    ).scalar_one_or_none()
+    if body is None:
+        raise NotFound(f"no order {order_id}", order_id=order_id)
+    return msgspec.json.decode(body, type=Order)
+
+
+def orders_where(
+    connection: Connection,
+    *,
+    states: frozenset[OrderState] | None = None,
+    feeder_id: str | None = None,
+    transaction_id: str | None = None,
+    need_id: str | None = None,
+    limit: int | None = None,
+) -> tuple[Order, ...]:
+    """Read orders, newest first; arguments narrow."""
+    statement = select(flex_order.c.body).order_by(flex_order.c.created_at.desc(), flex_order.c.order_id)
+    if states is not None:
+        statement = statement.where(flex_order.c.state.in_([state.value for state in states]))
+    if feeder_id is not None:
+        statement = statement.where(flex_order.c.feeder_id == feeder_id)
+    if transaction_id is not None:
+        statement = statement.where(flex_order.c.transaction_id == transaction_id)
+    if need_id is not None:
+        statement = statement.where(flex_order.c.need_id == need_id)
+    if limit is not None:
+        statement = statement.limit(limit)
+    return tuple(msgspec.json.decode(body, type=Order) for body in connection.execute(statement).scalars())
+
+
+def booking_orders(connection: Connection, feeder_ids: Sequence[str]) -> tuple[Order, ...]:
+    """Orders whose DERs count as taken at these feeders."""
+    statement = (
+        select(flex_order.c.body)
+        .where(flex_order.c.feeder_id.in_(feeder_ids))
+        .where(flex_order.c.state.in_([state.value for state in BOOKING]))
+    )
+    return tuple(msgspec.json.decode(body, type=Order) for body in connection.execute(statement).scalars())

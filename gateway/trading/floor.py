@@ -1,0 +1,453 @@
+"""The trading floor: what runs between decisions.
+
+Sends what has been committed, records how peers answered, fires durable timers, lists the sellers
+and keeps the standing catalogue fresh. It holds no order: orders are in the store, and everything
+here can be rebuilt from it (:meth:`TradingFloor.start` does, after a crash or a clean stop).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select, update
+
+from gateway.audit.journal import Payload
+from gateway.beckn.envelope import AnswerKind
+from gateway.beckn.resolver import KeyResolver, Participant
+from gateway.beckn.signing import bare_signature, digest, parse_authorization, verify_signature
+from gateway.catalogue import Catalogue
+from gateway.clock import Clock
+from gateway.errors import BecknError, GatewayError, PeerUnavailable
+from gateway.flex.relief import Booking
+from gateway.metrics import Metrics
+from gateway.orders.order import (
+    AGREED,
+    NEGOTIATING,
+    Answered,
+    CancelRequested,
+    Order,
+    OrderState,
+    SendFailed,
+    TimerFired,
+    TimerKind,
+)
+from gateway.store.tables import outbox, timer
+from gateway.trading.buyer import Buyer, bookings_of
+from gateway.trading.callbacks import Discovered
+from gateway.trading.courier import Courier, Delivered, Undelivered
+from gateway.trading.desk import Desk, LostRelief, load_order, orders_where, outgoing_of
+from gateway.trading.work import Ledger, Outgoing, Work
+from gateway.types import SLOT_MIN, Direction
+
+log = logging.getLogger(__name__)
+
+TIMER_TICK_S = 0.05
+SHOWS_IN_LOAD = AGREED | {OrderState.COMPLETED, OrderState.UNSETTLED, OrderState.CANCELLING}
+"""Orders whose relief shows in the measured load of their feeder."""
+
+
+class TradingFloor:
+    """Between the store and the network.
+
+    Args:
+        ledger: Runs units of work.
+        desk: Applies events to orders.
+        resolver: Finds keys, for the signatures of Acks.
+        list_sellers: Asks the registry for the BPPs of our domain; None without a registry.
+        catalogue: The standing catalogue, refreshed from here.
+        metrics: Counts.
+        clock: Wall time.
+        courier: Makes the courier, given how to report and how to repeat.
+        participants_refresh_s: Age at which sellers are listed anew.
+        catalogue_refresh_s: Age at which catalogues are asked for anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        desk: Desk,
+        resolver: KeyResolver,
+        list_sellers: Callable[[], Awaitable[tuple[Participant, ...]]] | None,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        clock: Clock,
+        courier: Callable[..., Courier],
+        participants_refresh_s: float,
+        catalogue_refresh_s: float,
+    ) -> None:
+        self.desk = desk
+        self.sellers: tuple[Participant, ...] = ()
+        self._ledger = ledger
+        self._resolver = resolver
+        self._list_sellers = list_sellers
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._clock = clock
+        self._courier = courier(report=self._report, repeat=self._repeat)
+        self._participants_refresh_s = participants_refresh_s
+        self._catalogue_refresh_s = catalogue_refresh_s
+        self._orders: dict[str, Order] = {}
+        self._signatures: dict[str, list[str]] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._buyer: Buyer | None = None
+        self._wanted: Callable[[], Sequence[str]] = tuple
+        self._refresh = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self, buyer: Buyer, feeder_ids: Callable[[], Sequence[str]]) -> None:
+        """Take up what the store says is owed, then begin the loops.
+
+        Args:
+            buyer: Plans anew where relief is lost.
+            feeder_ids: Feeders whose catalogue is to be kept.
+        """
+        self._buyer = buyer
+        self._wanted = feeder_ids
+        await self._resume()
+        self._loops = [
+            asyncio.create_task(self._every(TIMER_TICK_S, self._fire_due), name="timers"),
+            asyncio.create_task(self._keep_market(), name="market"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop loops and deliveries; what is owed stays in the store."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._courier.close()
+
+    async def _resume(self) -> None:
+        """Rebuild the view of orders and send what was committed but never answered."""
+        orders = await self._ledger.read(orders_where)
+        self._orders = {order.order_id: order for order in orders}
+        owed = await self._ledger.read(
+            lambda c: c.execute(select(outbox).where(outbox.c.status == "PENDING")).mappings().all()
+        )
+        signed = await self._ledger.read(
+            lambda c: c.execute(select(outbox.c.message_id, outbox.c.signature)).all()
+        )
+        for row in signed:
+            self._signatures.setdefault(row.message_id, []).append(row.signature)
+
+        def repeat(work: Work) -> None:
+            # A reply that came while we were down is being retried by the seller: give it time.
+            grace = timedelta(seconds=self.desk.policy.callback_timeout_s)
+            work.connection.execute(
+                update(timer)
+                .where(timer.c.kind == TimerKind.REPLY.value, timer.c.due_wall < work.now + grace)
+                .values(due_wall=work.now + grace)
+            )
+            for row in owed:
+                order = self._orders.get(row["order_id"]) if row["order_id"] else None
+                self.desk.repeat(work, outgoing_of(row, order))
+
+        _, work = await self._ledger.commit(repeat)
+        self.after(work)
+        if owed:
+            log.info("resumed: %d messages sent again", len(owed))
+
+    async def _every(self, pause_s: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except GatewayError as exc:
+                log.exception("%s: %s", getattr(step, "__name__", "loop"), exc.detail)
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(pause_s)
+
+    # --- after a commit -------------------------------------------------------------------------
+
+    def after(self, work: Work) -> None:
+        """Let memory and the world follow what has been committed."""
+        for order in work.orders.values():
+            known = self._orders.get(order.order_id)
+            if known is None or order.version >= known.version:
+                self._orders[order.order_id] = order
+        self._metrics.orders(work.orders.values())
+        for raised in work.alarms:
+            self._metrics.alarm(raised.kind)
+            log.warning("alarm %s: %s", raised.kind, raised.detail)
+        for message in work.outgoing:
+            self._signatures.setdefault(message.message_id, []).append(message.authorization)
+        self._courier.send(work.outgoing)
+
+    def bookings(self, feeder_id: str) -> tuple[Booking, ...]:
+        """Relief of our orders that shows in a feeder's measured load."""
+        return bookings_of(
+            order
+            for order in self._orders.values()
+            if order.feeder_id == feeder_id and order.state in SHOWS_IN_LOAD
+        )
+
+    def sent_signatures(self, message_id: str) -> list[tuple[str, str]]:
+        """What we signed under a messageId, newest first: (bare signature, whole header)."""
+        return [(bare_signature(header), header) for header in reversed(self._signatures.get(message_id, []))]
+
+    @property
+    def negotiating(self) -> int:
+        """Orders between decision and the seller's answer to CONFIRM."""
+        return sum(order.state in NEGOTIATING for order in self._orders.values())
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """Every order known, as last committed."""
+        return tuple(self._orders.values())
+
+    # --- answers --------------------------------------------------------------------------------
+
+    async def _repeat(self, outgoing: Outgoing) -> Outgoing:
+        again, work = await self._ledger.commit(lambda work: self.desk.repeat(work, outgoing))
+        # The courier is sending it already: only the new signature is to be remembered.
+        self._signatures.setdefault(again.message_id, []).append(again.authorization)
+        work.outgoing.clear()
+        self.after(work)
+        return again
+
+    async def _report(self, ended: Delivered | Undelivered) -> None:
+        if isinstance(ended, Delivered):
+            evidence = await self._ack_evidence(ended)
+            self._metrics.sent(ended.outgoing.action, ended.answer.kind.value)
+            _, work = await self._ledger.commit(lambda work: self._answered(work, ended, evidence))
+        else:
+            self._metrics.sent(ended.outgoing.action, "none")
+            _, work = await self._ledger.commit(lambda work: self._undelivered(work, ended))
+        self.after(work)
+        for order in work.orders.values():
+            if ended.outgoing.action == "confirm" and order.confirm_sent_at is not None:
+                self._metrics.confirm_sent(order)
+
+    async def _ack_evidence(self, delivered: Delivered) -> dict[str, str]:
+        """Check the Ack's counter-signature, if there is one. Its absence fails nothing."""
+        header = delivered.headers.get("signature")
+        if header is None:
+            return {"verdict": "absent"}
+        try:
+            parsed = parse_authorization(header, scheme_optional=True)
+            sender = await self._resolver.key(parsed.subscriber_id, parsed.key_id)
+            if sender is None or parsed.subscriber_id != delivered.outgoing.peer_id:
+                return {"verdict": "untrusted", "key_id": parsed.key_id}
+            request = delivered.outgoing.authorization
+            variant = verify_signature(
+                parsed, digest(delivered.body), sender.public_key, [(bare_signature(request), request)]
+            )
+        except BecknError as exc:
+            return {"verdict": "invalid", "why": exc.detail}
+        return {"verdict": "verified", "variant": variant, "key_id": parsed.key_id}
+
+    def _answered(self, work: Work, delivered: Delivered, evidence: dict[str, str]) -> None:
+        outgoing, answer = delivered.outgoing, delivered.answer
+        accepted = answer.kind is AnswerKind.ACK or (
+            answer.kind is AnswerKind.UNKNOWN and 200 <= delivered.status < 300
+        )
+        work.note(
+            "beckn.answered",
+            {
+                "action": outgoing.action,
+                "message_id": outgoing.message_id,
+                "peer_id": outgoing.peer_id,
+                "http_status": delivered.status,
+                "kind": answer.kind,
+                "code": answer.code,
+                "detail": answer.detail,
+                "sent_at": delivered.sent_at,
+                "headers": delivered.headers,
+                "signature": evidence,
+            },
+            feeder_id=outgoing.feeder_id,
+            transaction_id=outgoing.transaction_id,
+            order_id=outgoing.order_id,
+            obp_id=outgoing.obp_id,
+            event_id=outgoing.need_id,
+            payloads=[Payload(content=delivered.body, media_type="application/json")],
+        )
+        _close(work, outgoing, "ACKED" if accepted else "REFUSED")
+        if outgoing.order_id is None:
+            return
+        order = load_order(work.connection, outgoing.order_id)
+        lost = self.desk.apply(
+            work,
+            order,
+            Answered(
+                at=work.now,
+                message_id=outgoing.message_id,
+                action=outgoing.action,
+                accepted=accepted,
+                sent_at=delivered.sent_at,
+                detail=f"{answer.code or delivered.status}: {answer.detail or 'no detail'}",
+            ),
+        )
+        self._replan(work, lost)
+
+    def _undelivered(self, work: Work, ended: Undelivered) -> None:
+        outgoing = ended.outgoing
+        work.note(
+            "beckn.undelivered",
+            {
+                "action": outgoing.action,
+                "message_id": outgoing.message_id,
+                "peer_id": outgoing.peer_id,
+                "detail": ended.detail,
+                "attempts": outgoing.attempts,
+            },
+            feeder_id=outgoing.feeder_id,
+            transaction_id=outgoing.transaction_id,
+            order_id=outgoing.order_id,
+            obp_id=outgoing.obp_id,
+            event_id=outgoing.need_id,
+        )
+        _close(work, outgoing, "FAILED")
+        if outgoing.order_id is None:
+            work.alarm("peer_unreachable", f"{outgoing.peer_id}: {outgoing.action}: {ended.detail}")
+            return
+        order = load_order(work.connection, outgoing.order_id)
+        lost = self.desk.apply(
+            work,
+            order,
+            SendFailed(
+                at=work.now, message_id=outgoing.message_id, action=outgoing.action, detail=ended.detail
+            ),
+        )
+        self._replan(work, lost)
+
+    def _replan(self, work: Work, losses: Iterable[LostRelief]) -> None:
+        if self._buyer is None:
+            raise RuntimeError("the floor has not been started")
+        for lost in losses:
+            self._buyer.replan(work, lost)
+
+    # --- timers ---------------------------------------------------------------------------------
+
+    def event_time_passed(self, work: Work, feeder_id: str, event_now: datetime) -> None:
+        """Fire the event-time timers of a feeder whose telemetry has reached them."""
+        due = work.connection.execute(
+            select(timer.c.order_id, timer.c.kind).where(
+                timer.c.feeder_id == feeder_id, timer.c.due_event <= event_now
+            )
+        ).all()
+        self._fire(work, [(row.order_id, row.kind) for row in due])
+
+    async def _fire_due(self) -> None:
+        now = self._clock()
+        due = await self._ledger.read(
+            lambda c: c.execute(select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= now)).all()
+        )
+        if due:
+            _, work = await self._ledger.commit(
+                lambda work: self._fire(work, [(row.order_id, row.kind) for row in due])
+            )
+            self.after(work)
+
+    def _fire(self, work: Work, due: Sequence[tuple[str, str]]) -> None:
+        for order_id, kind in due:
+            fired = work.connection.execute(
+                delete(timer).where(timer.c.order_id == order_id, timer.c.kind == kind)
+            )
+            if fired.rowcount == 0:  # disarmed since it was seen to be due
+                continue
+            order = load_order(work.connection, order_id)
+            lost = self.desk.apply(work, order, TimerFired(at=work.now, kind=TimerKind(kind)))
+            self._replan(work, lost)
+
+    # --- operators ------------------------------------------------------------------------------
+
+    async def cancel(self, order_id: str, *, reason: str, by: str) -> Order:
+        """Withdraw from an order; a confirmed one is cancelled with its seller.
+
+        Raises:
+            NotFound: No such order.
+        """
+
+        def job(work: Work) -> Order:
+            order = load_order(work.connection, order_id)
+            work.note(
+                "operator.cancelled", {"reason": reason, "by": by}, order_id=order_id, obp_id=order.obp_id
+            )
+            self.desk.apply(work, order, CancelRequested(at=work.now, reason=f"{by}: {reason}"))
+            return load_order(work.connection, order_id)
+
+        order, work = await self._ledger.commit(job)
+        self.after(work)
+        return order
+
+    # --- market ---------------------------------------------------------------------------------
+
+    def refresh_soon(self) -> None:
+        """Refresh sellers and catalogues without waiting for their age (a feeder was configured)."""
+        self._refresh.set()
+
+    async def take_offers(self, found: Discovered) -> None:
+        """A seller has answered a DISCOVER: offers replace its old ones and may serve open needs."""
+        self._catalogue.replace(found.feeder_id, found.bpp_id, found.direction, found.offers)
+        buyer = self._buyer
+        if buyer is None:
+            raise RuntimeError("the floor has not been started")
+        _, work = await self._ledger.commit(lambda work: buyer.supply(work, found.feeder_id))
+        self.after(work)
+
+    async def _keep_market(self) -> None:
+        """List sellers and ask for catalogues whenever they are old or a feeder is new."""
+        asked: dict[tuple[str, str], datetime] = {}
+        while True:
+            self._refresh.clear()
+            try:
+                await self._refresh_market(asked)
+            except PeerUnavailable as exc:
+                log.warning("registry: %s", exc.detail)
+                await asyncio.sleep(0.5)
+                continue
+            except GatewayError as exc:
+                log.exception("market: %s", exc.detail)
+            try:
+                await asyncio.wait_for(self._refresh.wait(), self._participants_refresh_s)
+            except TimeoutError:
+                continue
+
+    async def _refresh_market(self, asked: dict[tuple[str, str], datetime]) -> None:
+        if self._list_sellers is None:
+            return
+        self.sellers = await self._list_sellers()
+        now = self._clock()
+        oldest = now - timedelta(seconds=self._catalogue_refresh_s)
+        due = [
+            feeder_id
+            for feeder_id in self._wanted()
+            if any(
+                asked.get((feeder_id, seller.subscriber_id), oldest) <= oldest
+                for seller in self.sellers
+                if seller.serves_place(feeder_id)
+            )
+        ]
+        if not due:
+            return
+        buyer = self._buyer
+        if buyer is None:
+            raise RuntimeError("the floor has not been started")
+
+        def ask(work: Work) -> None:
+            for feeder_id in due:
+                for direction in Direction:
+                    buyer.ask_catalogues(
+                        work,
+                        feeder_id=feeder_id,
+                        direction=direction,
+                        kw=0.0,
+                        start=now,
+                        end=now + timedelta(minutes=4 * SLOT_MIN),
+                    )
+
+        _, work = await self._ledger.commit(ask)
+        self.after(work)
+        for feeder_id in due:
+            for seller in self.sellers:
+                asked[feeder_id, seller.subscriber_id] = now
+
+
+def _close(work: Work, outgoing: Outgoing, status: str) -> None:
+    work.connection.execute(
+        update(outbox)
+        .where(outbox.c.message_id == outgoing.message_id)
+        .values(status=status, next_attempt_at=None)
+    )
