@@ -34,7 +34,9 @@ NEIGHBOURS = 4
 """Gaps on either side that say how long the interval before a reading was."""
 RECENT_GAPS = 32
 """Gaps whose median is the sampling interval."""
-_SPAN_MIN = (DAYS * 24 + 6) * 60  # the longest grid (392 slots of 30 min) and two hours to spare
+ENOUGH_GAPS = 3
+"""Gaps it takes to believe in sampling slower than every 15 min."""
+_SPAN_MIN = (DAYS * 24 + 12) * 60  # the longest grid (392 slots of 30 min) and neighbours to spare
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -103,6 +105,8 @@ class FeederWindow:
         self._configured_min = sampling_min
         self._sampling_min = sampling_min or DEFAULT_SAMPLING_MIN
         self._newest: int | None = None
+        # Length of the newest gaps, and how many of them in a row are that long.
+        self._gap, self._run = 0, 0
         # Raw cells: one per _cell_min minutes, a divisor of 60 fine enough for every instant seen.
         self._cell_min = math.gcd(60, sampling_min) if sampling_min else DEFAULT_SAMPLING_MIN
         self._raw_load = self._blank(_SPAN_MIN // self._cell_min)
@@ -209,14 +213,15 @@ class FeederWindow:
         self._raw_load[cell] = reading.load_kw
         self._raw_temperature[cell] = np.nan if reading.temperature_c is None else reading.temperature_c
 
-        step = self._step_min
-        if not self._resample():
-            self._average((minute - NEIGHBOURS * MAX_SAMPLING_MIN) // step, minute // step + NEIGHBOURS)
         if before is not None and minute < before:
+            self._run = 0
+            self._repair(minute)
             return AddResult(outcome=AddOutcome.FILLED)
-        step = self._step_min
-        closed = 1 if before is None else minute // step - before // step
-        closed = closed if before is not None or minute % step == 0 else 0
+        self._extend(before, minute)
+        if before is None:
+            closed = int(minute % self._step_min == 0)
+        else:
+            closed = minute // self._step_min - before // self._step_min
         return AddResult(
             outcome=AddOutcome.NEWEST,
             completed_at=self.origin_at if closed else None,
@@ -259,6 +264,10 @@ class FeederWindow:
         cells = minutes // self._cell_min % len(self._raw_load)
         self._raw_load[cells] = load_kw[recent][first]
         self._raw_temperature[cells] = temperature_c[recent][first]
+        gaps = np.diff(minutes[-RECENT_GAPS:])
+        if len(gaps):
+            other = np.flatnonzero(gaps != gaps[-1])
+            self._gap, self._run = int(gaps[-1]), len(gaps) - (int(other[-1]) + 1 if len(other) else 0)
         if not self._resample():
             self._rebuild()
 
@@ -295,6 +304,31 @@ class FeederWindow:
         _clear(self._slot_temperature, before // step + 1, minute // step)
         self._newest = minute
 
+    def _extend(self, before: int | None, minute: int) -> None:
+        """Bring the slots up to date with a new newest reading."""
+        if before is None:
+            self._repair(minute)
+            return
+        gap = minute - before
+        self._gap, self._run = gap, self._run + 1 if gap == self._gap else 1
+        settled = self._configured_min is not None or (
+            gap == self._sampling_min and self._run > RECENT_GAPS // 2
+        )
+        if settled:
+            # A regular reading tells nothing about the intervals before it: only new slots change.
+            self._average(before // self._step_min + 1, minute // self._step_min)
+        else:
+            self._repair(minute)
+
+    def _repair(self, minute: int) -> None:
+        """Recompute whatever a reading can change, neighbours' intervals included."""
+        if not self._resample():
+            minutes, _, _ = self._raw_around(minute, minute)
+            self._average(
+                int(minutes[0]) // self._step_min,
+                int(minutes[-1]) // self._step_min + 1,
+            )
+
     def _raw(self, first: int, last: int) -> tuple[Int64, Float32, Float32]:
         """Readings held with first <= minute <= last, oldest first."""
         if self._newest is None:
@@ -307,16 +341,36 @@ class FeederWindow:
         held = ~np.isnan(load_kw)
         return cells[held] * self._cell_min, load_kw[held], self._raw_temperature[places[held]]
 
+    def _raw_around(self, begin: int, end: int) -> tuple[Int64, Float32, Float32]:
+        """Readings from begin to end with the neighbours that say how long their intervals are."""
+        reach = (NEIGHBOURS + 1) * self._sampling_min
+        while True:
+            minutes, load_kw, temperature_c = self._raw(begin - reach, end + reach)
+            before = np.count_nonzero(minutes <= begin)
+            after = np.count_nonzero(minutes >= end)
+            newest = self._newest if self._newest is not None else end
+            if (before > NEIGHBOURS or begin - reach <= newest - _SPAN_MIN) and (
+                after > NEIGHBOURS or end + reach >= newest
+            ):
+                return minutes, load_kw, temperature_c
+            reach *= 2
+
     def _resample(self) -> bool:
-        """Infer the sampling interval; rebuild the slots (True) when their length changes."""
-        if self._configured_min is None and self._newest is not None:
-            minutes, _, _ = self._raw(self._newest - RECENT_GAPS * MAX_SAMPLING_MIN, self._newest)
-            gaps = np.diff(minutes[-RECENT_GAPS - 1 :])
-            if len(gaps):
-                self._sampling_min = min(int(median_low(gaps.tolist())), MAX_SAMPLING_MIN)
-        if self._step_for(self._sampling_min) == self._step_min:
+        """Infer the sampling interval; True when that has recomputed every slot."""
+        if self._configured_min is not None or self._newest is None:
             return False
-        self._step_min = self._step_for(self._sampling_min)
+        minutes, _, _ = self._raw(self._newest - RECENT_GAPS * MAX_SAMPLING_MIN, self._newest)
+        gaps = np.diff(minutes[-RECENT_GAPS - 1 :])
+        before = self._sampling_min
+        if len(gaps):
+            usual = int(median_low(gaps.tolist()))
+            # Few gaps may be holes; a short one is proof of fast sampling all the same.
+            most = MAX_SAMPLING_MIN if len(gaps) >= ENOUGH_GAPS else DEFAULT_SAMPLING_MIN
+            self._sampling_min = min(usual, most)
+            self._step_min = self._step_for(self._sampling_min)
+        # With few readings, the length of every interval hangs on the sampling (see _lengths).
+        if self._sampling_min == before and len(gaps) > NEIGHBOURS + 1:
+            return False
         self._rebuild()
         return True
 
@@ -336,9 +390,10 @@ class FeederWindow:
         first_slot = max(first_slot, self._newest // step - self.slots + 1)
         if first_slot > last_slot:
             return
+        if first_slot == last_slot and self._average_plain(first_slot):
+            return
         begin, end = (first_slot - 1) * step, last_slot * step
-        margin = (NEIGHBOURS + 1) * MAX_SAMPLING_MIN
-        minutes, load_kw, temperature_c = self._raw(begin - margin, end + margin)
+        minutes, load_kw, temperature_c = self._raw_around(begin, end + MAX_SAMPLING_MIN)
         lengths = self._lengths(minutes)
         near = (minutes > begin) & (minutes - lengths < end)
         places = np.arange(first_slot, last_slot + 1) % self.slots
@@ -346,6 +401,17 @@ class FeederWindow:
         spread = _spread(minutes[near], lengths[near], begin, end)
         self._slot_load[places] = _means(spread, load_kw[near], shape, self.min_cover)
         self._slot_temperature[places] = _means(spread, temperature_c[near], shape, self.min_cover)
+
+    def _average_plain(self, slot: int) -> bool:
+        """The usual case: the newest slot is exactly one reading, one sampling interval long."""
+        step = self._step_min
+        known = self._configured_min is not None or self._run > NEIGHBOURS
+        plain = known and self._newest == slot * step and self._gap == self._sampling_min == step
+        if plain:
+            cell = slot * step // self._cell_min % len(self._raw_load)
+            self._slot_load[slot % self.slots] = self._raw_load[cell]
+            self._slot_temperature[slot % self.slots] = self._raw_temperature[cell]
+        return plain
 
     def _lengths(self, minutes: Int64) -> Int64:
         """Length of the interval before each reading: the usual gap near it, or less."""
