@@ -219,30 +219,25 @@ def read_signature(received: Mapping[str, str]) -> ParsedSignature:
 def check_times(parsed: ParsedSignature, now: datetime, limits: InboundLimits) -> None:
     """Refuse a signature from the future, one that has expired, and one that lives too long."""
     seconds = now.timestamp()
-    figures: dict[str, Any] = {
-        "created": parsed.created,
-        "expires": parsed.expires,
-        "now": round(seconds, 3),
-        "skew_s": limits.future_skew_s,
-    }
-    said = (
-        f"created {parsed.created}, expires {parsed.expires}, now {seconds:.3f}, "
-        f"tolerated skew {limits.future_skew_s:g} s"
-    )
     if parsed.created > seconds + limits.future_skew_s:
-        raise _unproven(
-            "AUT_SIGNATURE_INVALID", f"the signature was created in the future: {said}", **figures
-        )
-    if parsed.expires < seconds:
-        raise _unproven("AUT_SIGNATURE_INVALID", f"the signature has expired: {said}", **figures)
-    if parsed.expires <= parsed.created:
-        raise _unproven("AUT_SIGNATURE_INVALID", f"the signature expires before it begins: {said}", **figures)
-    if parsed.expires - parsed.created > limits.max_window_s:
-        raise _unproven(
-            "AUT_SIGNATURE_INVALID",
-            f"the signature lives longer than {limits.max_window_s} s: {said}",
-            **figures,
-        )
+        fault = "was created in the future"
+    elif parsed.expires < seconds:
+        fault = "has expired"
+    elif parsed.expires <= parsed.created:
+        fault = "expires before it begins"
+    elif parsed.expires - parsed.created > limits.max_window_s:
+        fault = f"lives longer than {limits.max_window_s} s"
+    else:
+        return
+    raise _unproven(
+        "AUT_SIGNATURE_INVALID",
+        f"the signature {fault}: created {parsed.created}, expires {parsed.expires}, now {seconds:.3f}, "
+        f"tolerated skew {limits.future_skew_s:g} s",
+        created=parsed.created,
+        expires=parsed.expires,
+        now=round(seconds, 3),
+        skew_s=limits.future_skew_s,
+    )
 
 
 # --- 4, 5: key and signature ----------------------------------------------------------------------------
