@@ -56,6 +56,7 @@ def create_registry(data_dir: Path, *, clock: Clock) -> Litestar:
     return Litestar(
         [subscribe_, lookup_, ready],
         openapi_config=None,
+        logging_config=None,
         request_max_body_size=MAX_BODY_BYTES,
         exception_handlers={
             GatewayError: gateway_error,

@@ -26,7 +26,13 @@ from gateway.beckn.envelope import ack_body, nack_body
 from gateway.beckn.resolver import RegistryClient
 from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer, parse_authorization
-from gateway.beckn.verify import DEFAULT_LIMITS, VerifiedMessage, challenge_headers, verify_inbound
+from gateway.beckn.verify import (
+    DEFAULT_LIMITS,
+    VerifiedMessage,
+    challenge_headers,
+    claimed_message_id,
+    verify_inbound,
+)
 from gateway.clock import Clock, rfc3339
 from gateway.errors import BecknRefusal, GatewayError, InvalidRequest, PeerUnavailable, StoreError
 from registry.bpp.catalogue import Catalogue
@@ -126,42 +132,28 @@ class Aggregator:
     async def receive(self, action: str, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Take one Beckn request: Ack with its callbacks to follow, or Nack."""
         headers = dict(request.headers)
+        body = b""
         try:
-            message = await self._verify(action, request, headers)
+            body = await _read_body(request)
+            if action not in self.seller.actions:
+                raise _not_supported(action)
+            message = await verify_inbound(
+                action=action,
+                body=body,
+                headers=headers,
+                resolver=self.registry,
+                schemas=self.schemas,
+                own_id=self.settings.subscriber_id,
+                role="bpp",
+                now=self.clock(),
+            )
             callbacks = await self.seller.take(message)
         except BecknRefusal as refusal:
-            return self._nack(action, refusal, headers)
+            return self._nack(action, refusal, headers, body)
         except StoreError as error:
             fault = BecknRefusal("NET_INTERNAL_ERROR", error.detail, http_status=500)
-            return self._nack(action, fault, headers)
+            return self._nack(action, fault, headers, body)
         return self._ack(message, callbacks)
-
-    async def _verify(
-        self, action: str, request: Request[Any, Any, Any], headers: dict[str, str]
-    ) -> VerifiedMessage:
-        """Read and verify a request.
-
-        Raises:
-            BecknRefusal: It is not to be acted on.
-        """
-        if action not in self.seller.actions:
-            raise BecknRefusal("NET_NOT_IMPLEMENTED", f"{action} is not supported by this BPP")
-        try:
-            body = await request.body()
-        except HTTPException as exc:
-            raise BecknRefusal(
-                "SCH_SCHEMA_VALIDATION_FAILED", exc.detail, http_status=exc.status_code
-            ) from exc
-        return await verify_inbound(
-            action=action,
-            body=body,
-            headers=headers,
-            resolver=self.registry,
-            schemas=self.schemas,
-            own_id=self.settings.subscriber_id,
-            role="bpp",
-            now=self.clock(),
-        )
 
     def send(self, callbacks: tuple[Callback, ...]) -> None:
         """Hand callbacks to the sender."""
@@ -189,8 +181,10 @@ class Aggregator:
             background=_Send(self, callbacks),
         )
 
-    def _nack(self, action: str, refusal: BecknRefusal, headers: dict[str, str]) -> Response[bytes]:
-        message_id = refusal.facts.get("message_id")
+    def _nack(
+        self, action: str, refusal: BecknRefusal, headers: dict[str, str], refused: bytes
+    ) -> Response[bytes]:
+        message_id = claimed_message_id(refused)
         body = nack_body(
             message_id,
             code=refusal.code,
@@ -288,6 +282,7 @@ def create_bpp(settings: BppSettings, *, clock: Clock) -> Litestar:
         [beckn, set_clock, show_state, ready],
         lifespan=[aggregator.running],
         openapi_config=None,
+        logging_config=None,
         request_max_body_size=DEFAULT_LIMITS.max_body_bytes,
         exception_handlers={
             GatewayError: gateway_error,
@@ -307,6 +302,22 @@ class _Send(BackgroundTask):
 
     async def _run(self) -> None:
         self._aggregator.send(self._callbacks)
+
+
+def _not_supported(action: str) -> BecknRefusal:
+    return BecknRefusal("NET_NOT_IMPLEMENTED", f"{action} is not supported by this BPP")
+
+
+async def _read_body(request: Request[Any, Any, Any]) -> bytes:
+    """Read the raw body.
+
+    Raises:
+        BecknRefusal: It is too large to be read.
+    """
+    try:
+        return await request.body()
+    except HTTPException as exc:
+        raise BecknRefusal("SCH_SCHEMA_VALIDATION_FAILED", exc.detail, http_status=exc.status_code) from exc
 
 
 def _read_event_time(body: bytes) -> datetime:

@@ -3,7 +3,7 @@
 ::
 
     select   quote, nothing kept
-    init     quote, kept as DRAFT under a contract id
+    init     quote, kept as DRAFT under a contract id (or CANCELLED at once: declined)
     confirm  DRAFT -> ACTIVE with what is still free, or -> CANCELLED (declined)
     cancel   DRAFT | ACTIVE -> CANCELLED
     time     ACTIVE -> COMPLETE when event time passes the window's end

@@ -193,6 +193,8 @@ def is_present(der: PortfolioDer, at: datetime) -> bool:
 
 def is_present_throughout(der: PortfolioDer, start: datetime, end: datetime) -> bool:
     """Say whether the DER is there for the whole of [start, end)."""
+    if der.ev is None or not der.ev.plugged_in:
+        return True
     minutes = max(1, int((end - start).total_seconds() // 60))
     minutes = min(minutes, _MINUTES_A_DAY)
     return all(is_present(der, start + timedelta(minutes=minute)) for minute in range(minutes))

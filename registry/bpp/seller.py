@@ -1,7 +1,10 @@
 """The seller at work: one place that holds its state and turns messages and time into answers.
 
-Decisions are pure (:mod:`registry.bpp.contracts`) and taken one after the other on the event loop, so
-that no two orders are promised the same kilowatt. What they change is durable before it is told.
+* Decisions are pure (:mod:`registry.bpp.contracts`) and taken one after the other on the event loop, so
+  that no two orders are promised the same kilowatt.
+* A confirmed or cancelled contract is durable before the message that made it so is acknowledged.
+* A draft binds nobody and stays in memory: its id follows from its transaction, and a confirm carries
+  all it held, so that one drafted before a crash can still be confirmed.
 """
 
 import logging
@@ -9,7 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4, uuid5
 
 from gateway.beckn.envelope import Context, encode
 from gateway.beckn.v2 import (
@@ -46,6 +49,12 @@ CALLBACK_TTL = timedelta(minutes=10)
 """How long a callback is worth delivering, wall time; its ``ttl`` says the same."""
 MAX_REMEMBERED_QUESTIONS = 20_000
 """Messages that changed nothing, remembered in memory only to recognise repetitions."""
+MAX_DRAFTS = 20_000
+"""Contracts drafted and neither confirmed nor cancelled."""
+_CONTRACTS = UUID("6a1f5d0e-3c0b-5f6e-9f57-0d6d4e0f2b11")
+"""Namespace of contract ids."""
+_DECLARING = frozenset({"confirm", "status", "cancel"})
+"""Actions whose answer tells of contracts that must not be lost afterwards."""
 _log = logging.getLogger("bpp")
 
 
@@ -89,7 +98,7 @@ class Seller:
         self._clock = clock
         self._seed = seed
         self._contracts: dict[str, Contract] = {}
-        self._by_transaction: dict[tuple[str, str], str] = {}
+        self._drafts: OrderedDict[str, None] = OrderedDict()
         self._running: dict[str, None] = {}
         self._played: dict[str, tuple[Played, ...]] = {}
         self._book: defaultdict[str, tuple[Played, ...]] = defaultdict(tuple)
@@ -165,8 +174,9 @@ class Seller:
             self._questions[ref] = message.digest
             if len(self._questions) > MAX_REMEMBERED_QUESTIONS:
                 self._questions.popitem(last=False)
-            # What the answer tells may have been decided a moment ago and not be on disk yet.
-            await self._written(self._ledger.settle())
+            if message.action in _DECLARING:
+                # What the answer tells may have been decided a moment ago and not be on disk yet.
+                await self._written(self._ledger.settle())
             return (callback,)
         self._taken[ref] = message.digest
         advanced, told = self._let_time_pass([contract.contract_id])
@@ -212,28 +222,50 @@ class Seller:
 
     def _init(self, message: VerifiedMessage) -> _Answer:
         terms, named = parse_order(message.message)
-        context = message.context
-        existing_id = self._by_transaction.get((message.sender.subscriber_id, context.transaction_id))
-        if named is not None and named != existing_id:
+        contract_id = self._contract_id(message)
+        if named is not None and named != contract_id:
             raise _unknown_contract(named)
-        existing = None if existing_id is None else self._contracts[existing_id]
+        existing = self._contracts.get(contract_id)
         if existing is not None and existing.status != ContractStatus.DRAFT:
             return self._say(existing), None
-        contract = draft(
-            quote(self._catalogue, self._book, terms, now=self.event_now()),
-            terms,
-            contract_id=existing_id or str(uuid4()),
-            bap_id=message.sender.subscriber_id,
-            bap_uri=context.bap_uri,
-            transaction_id=context.transaction_id,
-        )
-        return self._move(existing, contract)
+        contract = self._draft(message, terms)
+        self._keep(contract)
+        self._forget_old_drafts(contract_id)
+        return self._say(contract), None
 
     def _confirm(self, message: VerifiedMessage) -> _Answer:
-        terms, contract = self._find(message)
+        terms, named = parse_order(message.message)
+        contract_id = self._contract_id(message)
+        if named == contract_id and contract_id not in self._contracts:
+            # Drafted in a former life: the confirm carries all that the draft held.
+            self._keep(self._draft(message, terms))
+        _, contract = self._find(message)
         now = self.event_now()
         quoted = quote(self._catalogue, self._book, terms, now=now)
         return self._move(contract, confirm(contract, terms, quoted, now=now))
+
+    def _draft(self, message: VerifiedMessage, terms: OrderTerms) -> Contract:
+        return draft(
+            quote(self._catalogue, self._book, terms, now=self.event_now()),
+            terms,
+            contract_id=self._contract_id(message),
+            bap_id=message.sender.subscriber_id,
+            bap_uri=message.context.bap_uri,
+            transaction_id=message.context.transaction_id,
+        )
+
+    def _contract_id(self, message: VerifiedMessage) -> str:
+        """The id of the one contract a transaction can have: always the same, so never to be lost."""
+        name = f"{self._id}|{message.sender.subscriber_id}|{message.context.transaction_id}"
+        return str(uuid5(_CONTRACTS, name))
+
+    def _forget_old_drafts(self, contract_id: str) -> None:
+        """Bound the drafts nobody confirmed."""
+        self._drafts[contract_id] = None
+        if len(self._drafts) > MAX_DRAFTS:
+            oldest, _ = self._drafts.popitem(last=False)
+            if self._contracts[oldest].status == ContractStatus.DRAFT:
+                del self._contracts[oldest], self._played[oldest]
 
     def _status(self, message: VerifiedMessage) -> _Answer:
         _, contract = self._find(message)
@@ -258,9 +290,9 @@ class Seller:
             BecknRefusal: There is none, or the message names another.
         """
         terms, named = parse_order(message.message)
-        ref = (message.sender.subscriber_id, message.context.transaction_id)
-        contract_id = self._by_transaction.get(ref)
-        if contract_id is None:
+        contract_id = self._contract_id(message)
+        contract = self._contracts.get(contract_id)
+        if contract is None:
             raise BecknRefusal(
                 "CTX_TRANSACTION_ID_UNKNOWN",
                 "no contract was made in this transaction: init first",
@@ -268,7 +300,7 @@ class Seller:
             )
         if named is not None and named != contract_id:
             raise _unknown_contract(named)
-        return terms, self._contracts[contract_id]
+        return terms, contract
 
     # --- time --------------------------------------------------------------------------------
 
@@ -350,7 +382,6 @@ class Seller:
         contract_id = contract.contract_id
         before = self._contracts.get(contract_id)
         self._contracts[contract_id] = contract
-        self._by_transaction[contract.bap_id, contract.transaction_id] = contract_id
         if contract.status == ContractStatus.ACTIVE:
             self._running[contract_id] = None
         else:
