@@ -215,7 +215,8 @@ class FeederWindow:
 
         if before is not None and minute < before:
             self._run = 0
-            self._repair(minute)
+            if not self._resample():
+                self._rebuild()
             return AddResult(outcome=AddOutcome.FILLED)
         self._extend(before, minute)
         if before is None:
@@ -307,7 +308,7 @@ class FeederWindow:
     def _extend(self, before: int | None, minute: int) -> None:
         """Bring the slots up to date with a new newest reading."""
         if before is None:
-            self._repair(minute)
+            self._rebuild()
             return
         gap = minute - before
         self._gap, self._run = gap, self._run + 1 if gap == self._gap else 1
@@ -317,17 +318,11 @@ class FeederWindow:
         if settled:
             # A regular reading tells nothing about the intervals before it: only new slots change.
             self._average(before // self._step_min + 1, minute // self._step_min)
-        else:
-            self._repair(minute)
-
-    def _repair(self, minute: int) -> None:
-        """Recompute whatever a reading can change, neighbours' intervals included."""
-        if not self._resample():
+        elif not self._resample():
+            # It may change how long the intervals of its neighbours were.
             minutes, _, _ = self._raw_around(minute, minute)
-            self._average(
-                int(minutes[0]) // self._step_min,
-                int(minutes[-1]) // self._step_min + 1,
-            )
+            first = int(minutes[-NEIGHBOURS - 2 :][0]) - MAX_SAMPLING_MIN
+            self._average(first // self._step_min, minute // self._step_min)
 
     def _raw(self, first: int, last: int) -> tuple[Int64, Float32, Float32]:
         """Readings held with first <= minute <= last, oldest first."""
@@ -349,7 +344,7 @@ class FeederWindow:
             before = np.count_nonzero(minutes <= begin)
             after = np.count_nonzero(minutes >= end)
             newest = self._newest if self._newest is not None else end
-            if (before > NEIGHBOURS or begin - reach <= newest - _SPAN_MIN) and (
+            if (before > NEIGHBOURS + 1 or begin - reach <= newest - _SPAN_MIN) and (
                 after > NEIGHBOURS or end + reach >= newest
             ):
                 return minutes, load_kw, temperature_c
