@@ -8,7 +8,7 @@ from litestar import Litestar
 
 from gateway.clock import utc_now
 from registry.app import create_registry
-from registry.bpp.app import BppSettings, create_bpp
+from registry.bpp.app import DEFAULT_DOMAIN, BppSettings, create_bpp
 
 KEEP_ALIVE_S = 75
 """Longer than any of our clients keeps an idle connection, so that none meets a closed one."""
@@ -40,6 +40,7 @@ def run_bpp(
     data_dir: Path,
     control_token: str | None = None,
     seed: int = 0,
+    domain: str = DEFAULT_DOMAIN,
 ) -> None:
     """Serve one mock aggregator.
 
@@ -53,6 +54,7 @@ def run_bpp(
         data_dir: Its folder for key and database; created where it is missing.
         control_token: Bearer token of ``/control``; None closes it.
         seed: Of the delivery's imperfections.
+        domain: Beckn domain it registers in.
 
     Raises:
         ConfigError: Portfolio or key cannot be used.
@@ -67,6 +69,7 @@ def run_bpp(
         data_dir=data_dir,
         control_token=control_token,
         seed=seed,
+        domain=domain,
     )
     _serve(create_bpp(settings, clock=utc_now), host, port)
 

@@ -43,7 +43,8 @@ from registry.bpp.sender import Sender
 from registry.bpp.storage import Callback, Ledger
 from registry.problem import gateway_error, http_error, problem, unforeseen
 
-DOMAIN = "demand-flexibility"
+DEFAULT_DOMAIN = "demand-flexibility"
+"""Beckn domain it registers in."""
 RECORD_LIFE = timedelta(days=365)
 WALL_TICK_S = 1.0
 """How often wall time is looked at where event time is not driven."""
@@ -75,6 +76,7 @@ class BppSettings(msgspec.Struct, frozen=True, kw_only=True):
     control_token: str | None = None
     """Bearer token of /control; None closes it."""
     seed: int = 0
+    domain: str = DEFAULT_DOMAIN
 
     @property
     def uri(self) -> str:
@@ -131,7 +133,7 @@ class Aggregator:
 
     async def receive(self, action: str, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Take one Beckn request: Ack with its callbacks to follow, or Nack."""
-        headers = dict(request.headers)
+        headers = _joined(request)
         body = b""
         try:
             body = await _read_body(request)
@@ -215,7 +217,7 @@ class Aggregator:
                     self.signer,
                     url=self.settings.uri,
                     type="BPP",
-                    domain=DOMAIN,
+                    domain=self.settings.domain,
                     valid_from=now,
                     valid_until=now + RECORD_LIFE,
                     serves=self.catalogue.feeder_ids,
@@ -306,6 +308,11 @@ class _Send(BackgroundTask):
 
 def _not_supported(action: str) -> BecknRefusal:
     return BecknRefusal("NET_NOT_IMPLEMENTED", f"{action} is not supported by this BPP")
+
+
+def _joined(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """Headers by lower-case name; repeated ones joined, so that a second signature cannot hide."""
+    return {name: ", ".join(request.headers.getall(name)) for name in request.headers}
 
 
 async def _read_body(request: Request[Any, Any, Any]) -> bytes:

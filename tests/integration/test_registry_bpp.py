@@ -39,7 +39,7 @@ BPP_ID = "bpp-alpha.example"
 TOKEN = "control-token"
 DAY = datetime(2020, 1, 6, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def der(number, **changes):
@@ -457,6 +457,31 @@ async def test_refusals_are_signed_nacks(world):
         assert (await refused("select", {"order": {}}))[0] == 400
         assert (await refused("select", select, action="init"))[1] == "CTX_ACTION_MISMATCH"
         assert buyer.inbox.empty()
+
+
+async def test_a_second_signature_and_an_endless_body_are_refused(world):
+    async with buyer_at(world) as buyer:
+        message = v2.select_message(terms_for(7, DAY + timedelta(days=30)))
+        message_id, body = buyer.body("select", message, str(uuid4()))
+        header = buyer.signer.authorization(body, now=utc_now())
+
+        async def raw(head, body):
+            port = int(world[0].url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            lines = ["POST /beckn/select HTTP/1.1", "Host: x", "Connection: close", *head, "", ""]
+            writer.write("\r\n".join(lines).encode() + body)
+            answer = await asyncio.wait_for(reader.read(4096), DEADLINE_S)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            top, _, content = answer.partition(b"\r\n\r\n")
+            return parse_answer(int(top.split()[1]), content)
+
+        twice = [f"Authorization: {header}"] * 2
+        said = await raw([*twice, f"Content-Length: {len(body)}"], body)
+        assert (said.http_status, said.code, said.message_id) == (401, "AUT_SIGNATURE_INVALID", message_id)
+        said = await raw([twice[0], f"Content-Length: {2**30}"], b"x" * 1000)
+        assert (said.http_status, said.kind) == (413, AnswerKind.NACK)
 
 
 async def test_a_callback_is_sent_again_until_it_is_taken(world):
