@@ -279,15 +279,9 @@ def terms_fault(order: Order, view: ContractView) -> str | None:
     currency unchanged, the price not above the offer's, the same contract id as before.
     """
     terms = order.terms
-    asked = {line.der_id: line.kw for line in terms.lines}
-    foreign = sorted({line.der_id for line in view.lines} - set(asked))
-    if foreign:
-        return f"offers DERs that were not asked for: {', '.join(foreign)}"
-    for line in view.lines:
-        if not 0 <= line.committed_kw <= asked[line.der_id] + _KW_TOLERANCE:
-            return f"commits {line.committed_kw} kW of {line.der_id}, asked were {asked[line.der_id]}"
-    if sum(line.committed_kw for line in view.lines) <= _KW_TOLERANCE:
-        return "nothing is committed"
+    volume_fault = _volume_fault(order, view)
+    if volume_fault is not None:
+        return volume_fault
     if (view.window_start or terms.window_start) != terms.window_start or (
         view.window_end or terms.window_end
     ) != terms.window_end:
@@ -301,6 +295,21 @@ def terms_fault(order: Order, view: ContractView) -> str | None:
         return f"contract id changed from {known} to {view.contract_id}"
     if view.obp_id not in (None, terms.obp_id):
         return f"OBP id {view.obp_id} is not ours"
+    return None
+
+
+def _volume_fault(order: Order, view: ContractView) -> str | None:
+    asked = {line.der_id: line.kw for line in order.terms.lines}
+    foreign = sorted({line.der_id for line in view.lines} - set(asked))
+    if foreign:
+        return f"offers DERs that were not asked for: {', '.join(foreign)}"
+    if len({line.der_id for line in view.lines}) < len(view.lines):
+        return "commits to a DER twice"
+    for line in view.lines:
+        if not 0 <= line.committed_kw <= asked[line.der_id] + _KW_TOLERANCE:
+            return f"commits {line.committed_kw} kW of {line.der_id}, asked were {asked[line.der_id]}"
+    if sum(line.committed_kw for line in view.lines) <= _KW_TOLERANCE:
+        return "nothing is committed"
     return None
 
 
@@ -318,11 +327,17 @@ def _shortfall_now(order: Order) -> float:
 
 
 def _answer(order: Order, event: Answered, policy: LifecyclePolicy) -> Step:
-    confirm = event.action == Verb.CONFIRM and order.confirm_sent_at is None
-    if confirm:
-        order = msgspec.structs.replace(order, confirm_sent_at=event.sent_at)
+    if event.action == Verb.CONFIRM and order.confirm_sent_at is None:
+        stamped = msgspec.structs.replace(order, confirm_sent_at=event.sent_at)
+        step = _refused(stamped, event, policy) if not event.accepted else Step(order=stamped)
+        return msgspec.structs.replace(step, ignored=None)
     if event.accepted:
-        return Step(order=order) if confirm else _ignore(order, f"{event.action}: acknowledged")
+        return _ignore(order, f"{event.action}: acknowledged")
+    return _refused(order, event, policy)
+
+
+def _refused(order: Order, event: Answered, policy: LifecyclePolicy) -> Step:
+    """A peer's NACK, or an Ack that says no callback will come."""
     if event.message_id != order.awaiting:
         return _ignore(order, f"{event.action}: refused, but nothing waits for it")
     why = f"{event.action}: refused: {event.detail}"
