@@ -92,7 +92,7 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
         if raw.get(name) is None:
             detail = f"context.{name} is missing: send it"
             if _SNAKE[name] != name and _SNAKE[name] in raw:
-                detail += f" (version {VERSION} spells {_SNAKE[name]} so)"
+                detail += f" (version {VERSION} spells {_SNAKE[name]} as {name})"
             raise BecknRefusal("SCH_REQUIRED_FIELD_MISSING", detail, path=f"{path}/{name}")
     try:
         context = msgspec.convert(raw, Context)
@@ -102,7 +102,9 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
         raise BecknRefusal(
             code or "SCH_TYPE_NOT_SUPPORTED", f"context cannot be read: {exc}", path=f"{path}/{member}"
         ) from exc
-    return msgspec.structs.replace(context, timestamp=context.timestamp.astimezone(UTC))
+    # Our default ttl is for what we send; a sender that states none has none.
+    ttl = None if raw.get("ttl") is None else context.ttl
+    return msgspec.structs.replace(context, timestamp=context.timestamp.astimezone(UTC), ttl=ttl)
 
 
 def encode(context: Context, message: Mapping[str, Any]) -> bytes:
