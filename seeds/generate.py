@@ -45,6 +45,7 @@ def portfolio_document(
     *,
     share_of_rating: float,
     about: str,
+    first_number: int = 1,
 ) -> dict[str, Any]:
     """Build one aggregator's portfolio.
 
@@ -55,6 +56,7 @@ def portfolio_document(
         sites: The feeders it serves, in the order of its DER numbers.
         share_of_rating: Power of all aggregators together, in parts of each feeder's rating.
         about: Origin of the data.
+        first_number: Number of the first DER.
 
     Raises:
         KeyError: There is no template of that provider.
@@ -62,7 +64,7 @@ def portfolio_document(
     template = {one.provider_id: one for one in templates.templates}[provider_id]
     ders: list[dict[str, Any]] = []
     for site in sites:
-        ders += _ders_at(template, site, share_of_rating, first_number=len(ders) + 1)
+        ders += _ders_at(template, site, share_of_rating, first_number=first_number + len(ders))
     return {
         "provider_id": provider_id,
         "provider_name": provider_name,

@@ -1,0 +1,254 @@
+"""What came of a demo: the contract's summary object, and the same in words. Pure.
+
+Rules:
+
+* Latencies are the gateway's own figures; with no order there is none: null, not zero.
+* Energy is positive in the ordered direction.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+COMPLETED = "COMPLETED"
+STATE_NAMES = {None: "Unknown", 0: "Normal", 1: "Alert", 2: "Critical"}
+
+
+class MoveRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of an order's life as the gateway reports it."""
+
+    at: datetime
+    state: str
+    why: str
+
+
+class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as ``GET /beckn/orders`` gives it; members not used here are ignored."""
+
+    obp_id: str
+    order_id: str
+    feeder_id: str
+    bpp_id: str
+    der_ids: tuple[str, ...]
+    state: str
+    open: bool
+    """Whether something is still to happen."""
+    requested_kwh: float
+    delivered_kwh: float | None
+    window_end: datetime
+    payable: str | None
+    currency: str
+    state_change_id: str
+    replan: bool
+    detected_at: datetime
+    detection_to_confirm_ms: float | None
+    moves: tuple[MoveRow, ...]
+
+
+class StateChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A transition as the telemetry answer reported it, with what was forecast then.
+
+    Attributes:
+        worst_loading: Highest |forecast| / rating over the horizon.
+        worst_at: Start of that slot.
+        asked_kw: Highest power the plan orders at once; 0 where nothing was bought.
+    """
+
+    id: str
+    feeder_id: str
+    at: datetime
+    before: int | None
+    after: int | None
+    worst_loading: float
+    worst_at: datetime | None
+    asked_kw: float = 0.0
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Detection to CONFIRM over some orders, wall ms; None without any."""
+
+    p50: float | None = None
+    p95: float | None = None
+    max: float | None = None
+
+
+class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verification of the journal found."""
+
+    entries: int
+    verified: bool
+
+
+class Urls(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the gateway was reached."""
+
+    gateway: str
+    dashboard: str | None = None
+
+
+class OrderSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One order in the summary."""
+
+    obp_id: str
+    feeder_id: str
+    bpp_id: str
+    der_ids: tuple[str, ...]
+    state: str
+    requested_kwh: float
+    delivered_kwh: float | None
+    detection_to_confirm_ms: float | None
+    replan: bool
+
+
+class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /beckn/orders/stats``, as far as it is used here."""
+
+    negotiating: int
+    detection_to_confirm_ms: Latency
+    """Over orders of first plans."""
+    replan_to_confirm_ms: Latency
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The contract's summary object.
+
+    ``replan_to_confirm_ms``, ``alarms``, ``source`` and ``live`` are additions.
+    """
+
+    feeders: int
+    readings: int
+    state_changes: int
+    orders: tuple[OrderSummary, ...]
+    detection_to_confirm_ms: Latency
+    """Over orders of first plans."""
+    replan_to_confirm_ms: Latency
+    alarms: tuple[str, ...]
+    audit: AuditResult
+    urls: Urls
+    data_dir: str
+    source: str
+    live: tuple[datetime, datetime]
+
+
+def summarise_order(order: OrderRow) -> OrderSummary:
+    """Reduce an order to what the summary shows."""
+    return OrderSummary(
+        obp_id=order.obp_id,
+        feeder_id=order.feeder_id,
+        bpp_id=order.bpp_id,
+        der_ids=order.der_ids,
+        state=order.state,
+        requested_kwh=order.requested_kwh,
+        delivered_kwh=order.delivered_kwh,
+        detection_to_confirm_ms=order.detection_to_confirm_ms,
+        replan=order.replan,
+    )
+
+
+def summarise(
+    *,
+    feeders: int,
+    readings: int,
+    changes: Sequence[StateChange],
+    orders: Sequence[OrderRow],
+    stats: StatsRow,
+    alarms: Sequence[str],
+    audit: AuditResult,
+    urls: Urls,
+    data_dir: str,
+    source: str,
+    live: tuple[datetime, datetime],
+) -> Summary:
+    """Put the summary together."""
+    return Summary(
+        feeders=feeders,
+        readings=readings,
+        state_changes=len(changes),
+        orders=tuple(summarise_order(order) for order in orders),
+        detection_to_confirm_ms=stats.detection_to_confirm_ms,
+        replan_to_confirm_ms=stats.replan_to_confirm_ms,
+        alarms=tuple(alarms),
+        audit=audit,
+        urls=urls,
+        data_dir=data_dir,
+        source=source,
+        live=live,
+    )
+
+
+def story(changes: Sequence[StateChange], orders: Sequence[OrderRow], names: dict[str, str]) -> list[str]:
+    """Tell what happened, one line per event that led to orders, in the order of events.
+
+    Args:
+        changes: All transitions.
+        orders: All orders.
+        names: How to call feeders and sellers; an id without a name stands for itself.
+    """
+    bought: defaultdict[str, list[OrderRow]] = defaultdict(list)
+    for order in orders:
+        bought[order.state_change_id].append(order)
+    known = {change.id: change for change in changes}
+    lines = [_event_line(change, bought[change.id], names) for change in changes if bought.get(change.id)]
+    loose = [order for cause, group in bought.items() if cause not in known for order in group]
+    lines += [f"{names.get(order.feeder_id, order.feeder_id)}: {_trade([order], names)}" for order in loose]
+    return lines
+
+
+def _event_line(change: StateChange, orders: Sequence[OrderRow], names: dict[str, str]) -> str:
+    feeder = names.get(change.feeder_id, change.feeder_id)
+    when = change.at.strftime("%a %d %b %H:%M")
+    heading = f"was heading for {change.worst_loading:.0%} of its rating"
+    if change.worst_at is not None:
+        heading += f" at {change.worst_at:%H:%M}"
+    return f"{when}  {feeder} {heading}: {_trade(orders, names)}"
+
+
+def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
+    """What was bought from whom, what came of it, and what it costs."""
+    sellers = sorted({names.get(order.bpp_id, order.bpp_id) for order in orders})
+    agreed = [order for order in orders if order.delivered_kwh is not None]
+    words = f"{len(orders)} order{'s' if len(orders) > 1 else ''} with {_listed(sellers)}"
+    if agreed:
+        ordered = sum(order.requested_kwh for order in agreed)
+        delivered = sum(order.delivered_kwh or 0.0 for order in agreed)
+        share = f" ({delivered / ordered:.0%})" if ordered > 0 else ""
+        words += f", {delivered:.1f} of {ordered:.1f} kWh delivered{share}"
+    paid = money(orders)
+    if paid:
+        words += f" for {paid}"
+    failed = [order for order in orders if order.state != COMPLETED]
+    if failed:
+        words += "; " + _listed(sorted({f"{_count(failed, state)} {state}" for state in _states(failed)}))
+    return words
+
+
+def money(orders: Sequence[OrderRow]) -> str:
+    """Add up what is payable, by currency; empty where nothing is."""
+    totals: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for order in orders:
+        if order.payable is not None:
+            totals[order.currency] += Decimal(order.payable)
+    return " + ".join(f"{currency} {total:.2f}" for currency, total in sorted(totals.items()))
+
+
+def _states(orders: Sequence[OrderRow]) -> set[str]:
+    return {order.state for order in orders}
+
+
+def _count(orders: Sequence[OrderRow], state: str) -> int:
+    return sum(order.state == state for order in orders)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Give the summary as a JSON object."""
+    document: dict[str, Any] = msgspec.to_builtins(summary)
+    return document
