@@ -40,16 +40,14 @@ class FeederConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     substation: str | None = None
     location: Location | None = None
     timezone: Annotated[str, Meta(description="IANA zone, for the calendar of the forecast")] = "UTC"
-    country: Annotated[
-        str | None, Meta(pattern="^[A-Z]{2}$", description="ISO 3166 code, for its holidays")
-    ] = None
-    sampling_min: Annotated[
-        int | None, Meta(ge=1, le=60, description="sampling interval; inferred when absent")
-    ] = None
+    country: str | None = None
+    """ISO 3166 code, for its holidays."""
+    sampling_min: Annotated[int, Meta(ge=1, le=60)] | None = None
+    """Sampling interval in minutes; inferred from the readings when absent."""
     automation: Automation = Automation.AUTOMATIC
     thresholds: StatePolicy = StatePolicy()
     need: NeedPolicy | None = None
-    weights: RankWeights = RankWeights()
+    weights: RankWeights = msgspec.field(default_factory=RankWeights)
 
     def __post_init__(self) -> None:
         """Refuse what no reading could be judged with.

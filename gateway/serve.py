@@ -5,6 +5,7 @@ import socket
 import sys
 
 import uvicorn
+from litestar import Litestar
 
 from gateway.app import create_app
 from gateway.config import Settings
@@ -27,17 +28,20 @@ def run(settings: Settings) -> None:
     listener = _bind(settings)
     host, port = listener.getsockname()[:2]
     base = settings.public_url or f"http://{host}:{port}"
+    app = create_app(settings, public_url=base)
     server = _AnnouncingServer(
         uvicorn.Config(
-            create_app(settings, public_url=base),
+            app,
             loop="uvloop",
             http="httptools",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=5,
         ),
+        app,
         base,
     )
     server.run(sockets=[listener])
@@ -60,8 +64,9 @@ def _bind(settings: Settings) -> socket.socket:
 class _AnnouncingServer(uvicorn.Server):
     """Says where it listens once it does, and shows a new token once."""
 
-    def __init__(self, config: uvicorn.Config, base: str) -> None:
+    def __init__(self, config: uvicorn.Config, app: Litestar, base: str) -> None:
         super().__init__(config)
+        self._app = app
         self._base = base
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,6 +75,6 @@ class _AnnouncingServer(uvicorn.Server):
         if not self.started:
             return
         print(f"FLUXEON gateway listening on {self._base}", flush=True)  # noqa: T201
-        token = self.config.loaded_app.state.runtime.first_token
+        token = self._app.state.runtime.first_token
         if token is not None:
             print(f"administrator token (shown once): {token}", flush=True)  # noqa: T201

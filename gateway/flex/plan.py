@@ -43,12 +43,14 @@ class RankWeights(msgspec.Struct, frozen=True, kw_only=True):
     location: float = 0.5
     reliability: float = 2.0
     type: float = 0.5
-    type_preference: dict[DerType, float] = {
-        DerType.BATTERY: 1.0,
-        DerType.EV: 0.8,
-        DerType.HVAC: 0.6,
-        DerType.OTHER: 0.5,
-    }
+    type_preference: dict[DerType, float] = msgspec.field(
+        default_factory=lambda: {
+            DerType.BATTERY: 1.0,
+            DerType.EV: 0.8,
+            DerType.HVAC: 0.6,
+            DerType.OTHER: 0.5,
+        }
+    )
 
     def __post_init__(self) -> None:
         weights = self.by_criterion()
