@@ -494,13 +494,11 @@ json_values = st.recursive(
 
 @st.composite
 def offer_lists(draw: st.DrawFn) -> list[Offer]:
-    """Offers of some providers; every DER is in one offer only."""
-    der_ids = draw(st.lists(texts, max_size=6, unique=True))
+    """Offers of some providers; offers may share DERs and describe them differently."""
+    der_ids = draw(st.lists(texts, max_size=4, unique=True))
     offers = []
     for number in range(draw(st.integers(0, 3))):
         provider = draw(st.sampled_from(["agg1", "agg2"]))
-        mine, der_ids = der_ids[:2], der_ids[2:]
-        currency = draw(st.sampled_from(["GBP", "EUR"]))
         ders = tuple(
             Der(
                 der_id=der_id,
@@ -521,7 +519,8 @@ def offer_lists(draw: st.DrawFn) -> list[Offer]:
                 constraints=draw(st.dictionaries(texts, json_values, max_size=2)),
                 crypto_proof=draw(st.none() | st.dictionaries(texts, json_values, max_size=2)),
             )
-            for der_id in mine
+            for der_id in der_ids
+            if draw(st.booleans())
         )
         offers.append(
             Offer(
@@ -532,7 +531,7 @@ def offer_lists(draw: st.DrawFn) -> list[Offer]:
                 provider_name=f"Name of {provider}",
                 ders=ders,
                 price_per_kwh=draw(decimals),
-                currency=currency,
+                currency=draw(st.sampled_from(["GBP", "EUR"])),
                 valid_from=draw(st.none() | instants),
                 valid_until=draw(st.none() | instants),
             )

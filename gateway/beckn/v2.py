@@ -14,6 +14,7 @@ Source: Beckn v2.0.0 LTS (Contract, Commitment, Catalog, Intent); our attribute 
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -51,6 +52,7 @@ DEFAULT_RADIUS_M: Final = 10_000.0
 
 Message = dict[str, Any]
 
+_ADDRESS: Final = re.compile(r"https?://[!#$%&'()*+,./0-9:;=?@A-Z_a-z~-]+")
 _GEO_TARGET: Final = "$['availableAt'][*]['geo']"
 _KILOWATT_CODES: Final = frozenset({"KWT", "KW"})
 
@@ -94,14 +96,18 @@ def context_url(pack: str) -> str:
 
 
 def schema_context(message: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the JSON-LD contexts a message uses, for ``context.schemaContext``."""
+    """List the JSON-LD contexts a message uses, for ``context.schemaContext``.
+
+    Data passed on unread (constraints, proofs) may call anything a context; only web addresses are
+    listed, because ``schemaContext`` takes nothing else.
+    """
     found: set[str] = set()
     stack: list[Any] = [message]
     while stack:
         value = stack.pop()
         if isinstance(value, Mapping):
             url = value.get("@context")
-            if isinstance(url, str):
+            if isinstance(url, str) and _ADDRESS.fullmatch(url):
                 found.add(url)
             stack.extend(value.values())
         elif isinstance(value, list):
@@ -255,43 +261,67 @@ def contract_message(terms: OrderTerms, view: ContractView) -> Message:
 
 
 def on_discover_message(offers: Sequence[Offer]) -> Message:
-    """Publish offers: one catalogue per provider, one resource per DER.
+    """Publish offers: one resource per DER, one catalogue per provider if that is possible.
 
-    Raises:
-        ValueError: A DER is described in two ways within one provider's offers.
+    A DER that different offers describe differently (a battery sold in both directions) takes a
+    further catalogue of its provider, because resources have one description per catalogue.
     """
-    by_provider: dict[tuple[str, str, str, str], list[Offer]] = {}
+    catalogs: list[_Catalog] = []
     for offer in offers:
-        key = (offer.bpp_id, offer.bpp_uri, offer.provider_id, offer.provider_name)
-        by_provider.setdefault(key, []).append(offer)
-    return {"catalogs": [_catalog(*key, grouped) for key, grouped in by_provider.items()]}
+        resources = {der.der_id: _resource(der, offer) for der in offer.ders}
+        fitting = next((each for each in catalogs if each.takes(offer, resources)), None)
+        if fitting is None:
+            siblings = sum(each.is_of(offer) for each in catalogs)
+            fitting = _Catalog(f"{offer.provider_id}:catalog:{siblings + 1}", offer)
+            catalogs.append(fitting)
+        fitting.add(offer, resources)
+    return {"catalogs": [each.wire() for each in catalogs]}
 
 
-def _catalog(
-    bpp_id: str, bpp_uri: str, provider_id: str, provider_name: str, offers: Sequence[Offer]
-) -> dict[str, Any]:
-    resources: dict[str, dict[str, Any]] = {}
-    places: dict[Location, None] = {}
-    for offer in offers:
-        for der in offer.ders:
-            resource = _resource(der, offer)
-            if resources.setdefault(der.der_id, resource) != resource:
-                raise ValueError(f"{der.der_id} is described in two ways by offers of {provider_id}")
-            if der.location is not None:
-                places[der.location] = None
-    provider: dict[str, Any] = {"id": provider_id, "descriptor": {"name": provider_name}}
-    if places:
-        provider["availableAt"] = [{"geo": _geo(place)} for place in places]
-    return {
-        "id": f"{provider_id}:catalog",
-        "descriptor": {"name": f"Demand flexibility of {provider_name}"},
-        "bppId": bpp_id,
-        "bppUri": bpp_uri,
-        "provider": provider,
-        "isActive": True,
-        "resources": list(resources.values()),
-        "offers": [_offer(offer) for offer in offers],
-    }
+class _Catalog:
+    """A catalogue being filled."""
+
+    def __init__(self, catalog_id: str, first: Offer) -> None:
+        self._id = catalog_id
+        self._of = first
+        self._resources: dict[str, dict[str, Any]] = {}
+        self._offers: list[dict[str, Any]] = []
+        self._places: dict[Location, None] = {}
+
+    def is_of(self, offer: Offer) -> bool:
+        """Whether the catalogue belongs to an offer's provider and BPP."""
+        return _seller(self._of) == _seller(offer)
+
+    def takes(self, offer: Offer, resources: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether an offer fits in without describing a DER in two ways."""
+        return self.is_of(offer) and all(
+            self._resources.get(der_id, resource) == resource for der_id, resource in resources.items()
+        )
+
+    def add(self, offer: Offer, resources: Mapping[str, dict[str, Any]]) -> None:
+        self._resources.update(resources)
+        self._offers.append(_offer(offer))
+        self._places.update((der.location, None) for der in offer.ders if der.location is not None)
+
+    def wire(self) -> dict[str, Any]:
+        name = self._of.provider_name
+        provider: dict[str, Any] = {"id": self._of.provider_id, "descriptor": {"name": name}}
+        if self._places:
+            provider["availableAt"] = [{"geo": _geo(place)} for place in self._places]
+        return {
+            "id": self._id,
+            "descriptor": {"name": f"Demand flexibility of {name}"},
+            "bppId": self._of.bpp_id,
+            "bppUri": self._of.bpp_uri,
+            "provider": provider,
+            "isActive": True,
+            "resources": list(self._resources.values()),
+            "offers": self._offers,
+        }
+
+
+def _seller(offer: Offer) -> tuple[str, str, str, str]:
+    return (offer.bpp_id, offer.bpp_uri, offer.provider_id, offer.provider_name)
 
 
 def _resource(der: Der, offer: Offer) -> dict[str, Any]:

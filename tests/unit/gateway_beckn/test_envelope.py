@@ -3,7 +3,7 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import built_documents, instants, texts
 
@@ -51,6 +51,7 @@ def test_parse_context__reads_what_wire_wrote():
         request_digest=st.none() | texts | st.just({"digest": "BLAKE-512=AA=="}),
     )
 )
+@settings(deadline=None)
 def test_context__survives_the_wire(context):
     decoded = json.loads(encode(context, {"x": 1}))
     again = parse_context(decoded["context"])
@@ -285,6 +286,7 @@ def test_parse_answer__of_rubbish_is_unknown(body):
 
 
 @given(st.integers(100, 599), st.binary(max_size=64))
+@settings(deadline=None)
 def test_parse_answer__never_fails(status, body):
     assert parse_answer(status, body).http_status == status
 

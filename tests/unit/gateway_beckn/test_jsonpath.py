@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import texts
 
@@ -19,6 +19,7 @@ def test_write__is_the_filter_peers_document():
 
 
 @given(texts, texts, st.floats(min_value=0, max_value=1e9))
+@settings(deadline=None)
 def test_read__finds_what_write_wrote(feeder, direction, least):
     written = jsonpath.write(
         "$[*]", "a", equal={"feederId": feeder, "direction": direction}, least={"capacityKw": least}

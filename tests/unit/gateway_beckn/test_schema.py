@@ -246,7 +246,7 @@ def test_faults__of_a_large_message_cost_little_however_many_there_are(schemas):
     message["message"]["catalogs"] = [{"stray": 1}] * (20 * MAX_VALUES_EXPLAINED)
     begun = time.perf_counter()
     faults = schemas.faults("on_discover", message)
-    assert time.perf_counter() - begun < 0.5
+    assert time.perf_counter() - begun < 2
     assert len(faults) == 1
     assert faults[0].path.startswith("/message/catalogs/0/")
 
