@@ -204,7 +204,8 @@ def _event_line(change: StateChange, orders: Sequence[OrderRow], names: dict[str
     heading = f"was heading for {change.worst_loading:.0%} of its rating"
     if change.worst_at is not None:
         heading += f" at {change.worst_at:%H:%M}"
-    return f"{when}  {feeder} {heading}: {_trade(orders, names)}"
+    asked = f"{change.asked_kw:,.1f} kW asked for, " if change.asked_kw > 0 else ""
+    return f"{when}  {feeder} {heading}: {asked}{_trade(orders, names)}"
 
 
 def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
