@@ -276,11 +276,11 @@ def test_faults__judge_the_deepest_message_that_can_be_decoded(schemas, levels):
 
 
 def test_faults__agree_with_another_engine_on_every_kind_of_change(schemas, oracle):
-    """Every 211th of all single changes; differences of the engines are known and named."""
+    """Every 401st of all single changes; differences of the engines are known and named."""
     met = {"same": 0, "line feed": 0}
     for action, original in full_documents().items():
         for number, (what, changed) in enumerate(mutations(original)):
-            if number % 211:
+            if number % 401:
                 continue
             refused = bool(schemas.faults(action, changed))
             if refused != (not oracle[action].is_valid(changed)):
@@ -290,7 +290,7 @@ def test_faults__agree_with_another_engine_on_every_kind_of_change(schemas, orac
                 met["line feed"] += 1
             else:
                 met["same"] += 1
-    assert met["same"] > 300
+    assert met["same"] > 150
 
 
 @st.composite
