@@ -12,7 +12,7 @@ Source: requirements R28, R31.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, NamedTuple
@@ -57,6 +57,8 @@ class Frame:
         self.first = needed[0] if needed else 0
         self.stop = needed[-1] + 1 if needed else 0
         """Slot after the last that needs relief."""
+        self.ceiling = policy.ceiling
+        self._lead_s = (self.begin - now).total_seconds()
 
     def at(self, slot: int) -> datetime:
         """Start of a slot counted from the need's first, past its end too."""
@@ -64,7 +66,14 @@ class Frame:
 
     def seconds_to(self, slot: int) -> float:
         """Time from now until a slot starts."""
-        return (self.at(slot) - self.now).total_seconds()
+        return self._lead_s + slot * SLOT_S
+
+    def windows(self, earliest: int, shortest: int, longest: int) -> Iterator[tuple[int, int]]:
+        """Windows [first, stop) that touch the need and keep to a DER's durations, in slots."""
+        for first in range(earliest, self.stop):
+            latest = max(first + shortest, min(first + longest, self.stop))
+            for stop in range(max(first + shortest, self.first + 1), latest + 1):
+                yield first, stop
 
 
 class Span(NamedTuple):
@@ -114,7 +123,7 @@ def fit(
         return excluded[der.der_id] or "left out by the operator"
     if offer_key(offer) in lapsed:
         return f"offer {offer.offer_id} is not valid now"
-    price = _acceptable_price(der, frame.policy)
+    price = _acceptable_price(frame, der)
     if isinstance(price, str):
         return price
     limits = _limits(der, frame.policy.lot_w)
@@ -137,15 +146,14 @@ def _mismatch(frame: Frame, der: Der) -> str | None:
     return None
 
 
-def _acceptable_price(der: Der, policy: PlanPolicy) -> Decimal | str:
+def _acceptable_price(frame: Frame, der: Der) -> Decimal | str:
     price = read_price(der.price_per_kwh)
     if price is None:
         return "its price is not a sensible decimal number"
-    if der.currency != policy.currency:
-        return f"priced in {der.currency}, the plan is in {policy.currency}"
-    ceiling = policy.ceiling
-    if ceiling is not None and price > ceiling:
-        return f"price {price:f} {der.currency}/kWh is above the ceiling of {ceiling:f}"
+    if der.currency != frame.policy.currency:
+        return f"priced in {der.currency}, the plan is in {frame.policy.currency}"
+    if frame.ceiling is not None and price > frame.ceiling:
+        return f"price {price:f} {der.currency}/kWh is above the ceiling of {frame.ceiling:f}"
     return price
 
 
@@ -188,10 +196,13 @@ class _Constraints(msgspec.Struct, frozen=True):
     excluded_periods: tuple[_Period, ...] = ()
 
 
+_UNCONSTRAINED = _Constraints()
+
+
 def _limits(der: Der, lot_w: int) -> "_Limits | str":
     """Read a DER's limits; a text says what cannot be read or met."""
     try:
-        own = msgspec.convert(_snake(der.constraints), _Constraints)
+        own = msgspec.convert(_snake(der.constraints), _Constraints) if der.constraints else _UNCONSTRAINED
     except msgspec.ValidationError as exc:
         return f"its constraints cannot be read: {exc}"
     ramp = der.ramp_kw_per_min if der.ramp_kw_per_min is not None else own.ramp_kw_per_min
@@ -245,26 +256,27 @@ def _spans(frame: Frame, der: Der, limits: _Limits, booked: Sequence[Booking]) -
     if used_up is not None:
         return used_up
     ready_s = limits.notice_s - frame.policy.late_start_s
-    earliest = next((slot for slot in range(frame.stop) if frame.seconds_to(slot) >= ready_s), None)
-    if earliest is None:
+    earliest = max(0, math.ceil((ready_s - frame.seconds_to(0)) / SLOT_S))
+    if earliest >= frame.stop:
         return (
             f"needs {limits.notice_s:g} s of notice, the last needed slot starts in "
             f"{frame.seconds_to(frame.stop - 1):g} s"
         )
+    lot_w = frame.policy.lot_w
+    windows = frame.windows(earliest, limits.shortest, limits.longest)
+    if not booked and not limits.excluded and limits.ramp_kw_per_min is None:
+        watts = limits.capacity_w // lot_w * lot_w
+        return tuple([Span(first, stop, watts) for first, stop in windows])
     # A window may run past the need by its minimum duration, so bookings there count too.
     horizon = range(frame.stop + limits.shortest)
     sold = [_sold_w(booked, frame.at(slot), der.direction, limits.capacity_w) for slot in horizon]
     blocked = [_overlaps(limits.excluded, frame.at(slot)) for slot in horizon]
     free = [0 if shut else limits.capacity_w - watts for watts, shut in zip(sold, blocked, strict=True)]
-    lot_w = frame.policy.lot_w
     spans: list[Span] = []
-    for first in range(earliest, frame.stop):
-        ramped_w = _ramped_w(frame, limits, first)
-        latest = max(first + limits.shortest, min(first + limits.longest, frame.stop))
-        for stop in range(max(first + limits.shortest, frame.first + 1), latest + 1):
-            watts = min(ramped_w, *free[first:stop]) // lot_w * lot_w
-            if watts >= limits.min_w:
-                spans.append(Span(first, stop, watts))
+    for first, stop in windows:
+        watts = min(_ramped_w(frame, limits, first), *free[first:stop]) // lot_w * lot_w
+        if watts >= limits.min_w:
+            spans.append(Span(first, stop, watts))
     if spans:
         return tuple(spans)
     if any(blocked[earliest : frame.stop]):

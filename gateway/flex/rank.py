@@ -111,7 +111,7 @@ def make_plan(
         if isinstance(found, Fit):
             fits.append(found)
         elif der.der_id not in refused:
-            refused[der.der_id] = _decision(offer, der.der_id, found)
+            refused[der.der_id] = _refused(offer, der.der_id, found)
     # 2. Score and rank.
     ranked = _rank(frame, fits, weights or RankWeights(), reliability or {})
     # 3. Take greedily.
@@ -239,12 +239,13 @@ def _best_use(one: Fit, residual: Sequence[int], policy: PlanPolicy) -> _Take | 
     """The window and power that cover most of what is left; None where none is worth it.
 
     Worth is what covers need less the penalty on what does not; ties go to more cover, then to the
-    shorter and the earlier window.
+    shorter window, to one that starts where relief is needed (an overload tends to outlast the
+    horizon), and to the earlier one.
     """
     if not any(residual):
         return None
     best: _Take | None = None
-    best_worth: tuple[float, int, int, int] | None = None
+    best_worth: tuple[float, int, int, bool, int] | None = None
     for span in one.spans:
         left = residual[span.first : span.stop]
         length = span.stop - span.first
@@ -252,7 +253,7 @@ def _best_use(one: Fit, residual: Sequence[int], policy: PlanPolicy) -> _Take | 
             watts = min(span.watts, max(one.min_w, round_up(level, policy.lot_w)))
             useful = sum(min(watts, want) for want in left)
             waste = watts * length - useful
-            worth = (useful - policy.overshoot_penalty * waste, useful, -length, -span.first)
+            worth = (useful - policy.overshoot_penalty * waste, useful, -length, left[0] > 0, -span.first)
             if worth[0] > 0 and (best_worth is None or worth > best_worth):
                 best, best_worth = _Take(span, watts, useful), worth
     return best
@@ -265,11 +266,13 @@ def _taken(frame: Frame, one: _Ranked, take: _Take, rank: int) -> DerDecision:
         f"taken: {kw:g} of {der.capacity_kw:g} kW from {start:%H:%M} to {end:%H:%M} UTC at "
         f"{one.fit.price:f} {der.currency}/kWh; rank {rank}, score {one.score:.3f}"
     )
-    decision = _decision(one.fit.offer, der.der_id, reason)
-    return msgspec.structs.replace(
-        decision,
+    return DerDecision(
+        der_id=der.der_id,
+        offer_id=one.fit.offer.offer_id,
+        bpp_id=one.fit.offer.bpp_id,
         taken=True,
         kw=kw,
+        reason=reason,
         rank=rank,
         score=one.score,
         parts=one.parts,
@@ -280,21 +283,29 @@ def _taken(frame: Frame, one: _Ranked, take: _Take, rank: int) -> DerDecision:
 
 def _left(one: _Ranked, residual: Sequence[int], rank: int) -> DerDecision:
     """The decision on a DER that could serve but is not ordered."""
-    reachable = max((max(residual[span.first : span.stop], default=0) for span in one.fit.spans), default=0)
     if not any(residual):
         why = "not needed: better-ranked DERs cover the need"
-    elif not reachable:
+    elif not (reachable := max(max(residual[span.first : span.stop]) for span in one.fit.spans)):
         why = f"not needed in its windows; the {max(residual) / 1000:g} kW still uncovered lie outside them"
     else:
         why = (
             f"not worth it: to cover up to {reachable / 1000:g} kW still open it must run for "
             f"{one.fit.der.min_duration_min} min with {one.fit.min_w / 1000:g} kW, mostly beside the need"
         )
-    decision = _decision(one.fit.offer, one.fit.der.der_id, f"{why}; rank {rank}, score {one.score:.3f}")
-    return msgspec.structs.replace(decision, rank=rank, score=one.score, parts=one.parts)
+    return DerDecision(
+        der_id=one.fit.der.der_id,
+        offer_id=one.fit.offer.offer_id,
+        bpp_id=one.fit.offer.bpp_id,
+        taken=False,
+        kw=0.0,
+        reason=f"{why}; rank {rank}, score {one.score:.3f}",
+        rank=rank,
+        score=one.score,
+        parts=one.parts,
+    )
 
 
-def _decision(offer: Offer, der_id: str, reason: str) -> DerDecision:
+def _refused(offer: Offer, der_id: str, reason: str) -> DerDecision:
     return DerDecision(
         der_id=der_id, offer_id=offer.offer_id, bpp_id=offer.bpp_id, taken=False, kw=0.0, reason=reason
     )
