@@ -25,7 +25,7 @@ Shape = TypeVar("Shape")
 JSON = {"Content-Type": "application/json"}
 NOTHING_ACCEPTABLE = 422
 MAX_SHOWN_CHARS = 300
-PAGE_ORDERS = 1000
+MAX_ORDERS = 1000
 
 
 class SlotRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,13 +171,16 @@ class GatewayApi:
             return TelemetryRow(rejected=_rejections(body))
         return self._read("POST /telemetry", status, body, TelemetryRow)
 
-    async def orders(self, feeder_ids: Sequence[str]) -> tuple[OrderRow, ...]:
-        """List all orders with their moves, oldest first."""
-        newest_first = await self._list_orders({})
-        if len(newest_first) >= PAGE_ORDERS:
-            parts = [await self._list_orders({"feeder_id": feeder_id}) for feeder_id in feeder_ids]
-            newest_first = [order for part in parts for order in part]
-        return tuple(sorted(newest_first, key=lambda order: order.detected_at))
+    async def orders(self, *, newest: int) -> tuple[OrderRow, ...]:
+        """List the newest orders with their moves, oldest first."""
+        found = await self._ask("GET", "/beckn/orders", list[OrderRow], params={"limit": str(newest)})
+        return tuple(sorted(found, key=lambda order: order.detected_at))
+
+    async def orders_of(self, feeder_id: str) -> tuple[OrderRow, ...]:
+        """List a feeder's orders with their moves, oldest first."""
+        params = {"limit": str(MAX_ORDERS), "feeder_id": feeder_id}
+        found = await self._ask("GET", "/beckn/orders", list[OrderRow], params=params)
+        return tuple(sorted(found, key=lambda order: order.detected_at))
 
     async def stats(self) -> StatsRow:
         """Count the orders between decision and CONFIRM; latencies so far."""
@@ -191,13 +194,10 @@ class GatewayApi:
             ders.setdefault(row.bpp_id, set()).add(row.der.der_id)
         return {seller: len(ids) for seller, ids in ders.items()}
 
-    async def alarms(self) -> tuple[AlarmRow, ...]:
+    async def alarms(self, *, newest: int) -> tuple[AlarmRow, ...]:
         """List the newest alarms, oldest first."""
-        return tuple(reversed(await self._ask("GET", "/alarms", list[AlarmRow], params={"limit": "1000"})))
-
-    async def _list_orders(self, query: Mapping[str, str]) -> list[OrderRow]:
-        params = {"limit": str(PAGE_ORDERS), **query}
-        return await self._ask("GET", "/beckn/orders", list[OrderRow], params=params)
+        params = {"limit": str(newest)}
+        return tuple(reversed(await self._ask("GET", "/alarms", list[AlarmRow], params=params)))
 
     async def _ask(
         self,

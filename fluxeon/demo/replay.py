@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from fluxeon.demo.client import ChangeRow, GatewayApi, SellerApi, StateRow, TelemetryRow
+from fluxeon.demo.client import MAX_ORDERS, ChangeRow, GatewayApi, SellerApi, StateRow, TelemetryRow
 from fluxeon.demo.display import Board, Display, change_line, move_lines
 from fluxeon.demo.relief import ReliefMeter
 from fluxeon.demo.script import DRAIN, Instant, history_batches, instants, reading
@@ -34,6 +34,8 @@ SLOWEST_POLL_S = 0.05
 ORDERS_EVERY_S = 0.5
 """How often orders are looked at while some are open and nothing is known to have happened."""
 CLOCK_STEP = timedelta(minutes=15)
+FEW_ORDERS = 32
+NEWEST_ALARMS = 100
 
 
 class Replay:
@@ -233,15 +235,33 @@ class Replay:
             return
         self._looked_at = now
         self._callbacks_due = False
-        fresh = await self._gateway.orders(list(self.board.feeders))
+        fresh = await self._newest_orders()
         for line in move_lines(self.orders, fresh, self.board.sellers):
             self._display.event(line)
-        self.board.orders = fresh
-        for alarm in await self._gateway.alarms():
+        merged = {order.order_id: order for order in (*self.orders, *fresh)}
+        self.board.orders = tuple(sorted(merged.values(), key=lambda order: order.detected_at))
+        for alarm in await self._gateway.alarms(newest=NEWEST_ALARMS):
             if alarm.alarm_id not in self._known_alarms:
                 self._known_alarms.add(alarm.alarm_id)
                 self._alarm(f"{alarm.kind}: {alarm.detail}")
         self._display.update()
+
+    async def _newest_orders(self) -> tuple[OrderRow, ...]:
+        """Look at the newest orders, back to the oldest that was open when last looked at.
+
+        Terminal orders do not change, so there is no need to read them again.
+        """
+        known = {order.order_id for order in self.orders}
+        wanted = {order.order_id for order in self.open_orders}
+        newest = FEW_ORDERS
+        while newest < MAX_ORDERS:
+            fresh = await self._gateway.orders(newest=newest)
+            seen = {order.order_id for order in fresh}
+            if len(fresh) < newest or (seen & known and wanted <= seen):
+                return fresh
+            newest *= 2
+        parts = [await self._gateway.orders_of(feeder_id) for feeder_id in self.board.feeders]
+        return tuple(order for part in parts for order in part)
 
     # --- after ------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What the demo says before and after, for somebody who sees it for the first time. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fluxeon.demo.source import DemoSource, RatedBy
@@ -58,10 +59,24 @@ def closing(
     lines = ["", "What happened", *story(changes, orders, names)]
     if not orders:
         lines.append("Nothing was bought: no trustworthy forecast came near a feeder's limits.")
-    lines += [f"ALARM  {alarm}" for alarm in summary.alarms]
+    lines += alarm_lines(summary.alarms)
     lines += ["", *_figures(summary, orders)]
     lines += ["", "Look further", f"  fluxeon audit verify --data-dir {summary.data_dir}"]
     return lines
+
+
+def alarm_lines(alarms: Sequence[str]) -> list[str]:
+    """Say each kind of alarm once: its last text, and how often it was raised."""
+    last: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for alarm in alarms:
+        kind = alarm.partition(":")[0]
+        last[kind] = alarm
+        counts[kind] += 1
+    return [
+        f"ALARM  {text}" + (f" (the last of {counts[kind]} of this kind)" if counts[kind] > 1 else "")
+        for kind, text in last.items()
+    ]
 
 
 def ways_in(url: str, token: str, orders: Sequence[OrderRow]) -> list[str]:

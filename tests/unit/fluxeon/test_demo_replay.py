@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -46,6 +47,7 @@ class World:
         self.answers: dict[datetime, TelemetryRow] = {}
         self.negotiating = 0
         self.orders: list[OrderRow] = []
+        self.pages: list[int] = []
         self.completes_at: datetime | None = None
         self.alarms: list[AlarmRow] = []
         self.catalogue: dict[str, int] = {"alpha": 3, "bravo": 2}
@@ -93,18 +95,22 @@ class FakeGateway:
         self.world.negotiating = max(0, left - 1)
         return StatsRow(negotiating=left, detection_to_confirm_ms=Latency(), replan_to_confirm_ms=Latency())
 
-    async def orders(self, feeder_ids: Sequence[str]) -> tuple[OrderRow, ...]:
-        return tuple(self.world.orders)
+    async def orders(self, *, newest: int) -> tuple[OrderRow, ...]:
+        self.world.pages.append(newest)
+        return tuple(self.world.orders[-newest:])
 
-    async def alarms(self) -> tuple[AlarmRow, ...]:
-        return tuple(self.world.alarms)
+    async def orders_of(self, feeder_id: str) -> tuple[OrderRow, ...]:
+        return tuple(order for order in self.world.orders if order.feeder_id == feeder_id)
+
+    async def alarms(self, *, newest: int) -> tuple[AlarmRow, ...]:
+        return tuple(self.world.alarms[-newest:])
 
     async def catalogue_ders(self, feeder_id: str) -> dict[str, int]:
         return self.world.catalogue
 
 
 def _completed(order: OrderRow) -> OrderRow:
-    return open_order(number=int(order.order_id), open=False, state="COMPLETED", delivered_kwh=9.0)
+    return msgspec.structs.replace(order, open=False, state="COMPLETED", delivered_kwh=9.0)
 
 
 def open_order(number: int = 1, **changes: Any) -> OrderRow:
@@ -321,3 +327,48 @@ async def test_drain__gives_up_naming_what_is_open(monkeypatch):
     world.orders = [open_order()]
     with pytest.raises(CommandFailed, match=r"obp-1 \(CONFIRMED\)"):
         await replay.drain()
+
+
+def many(count: int, **changes: Any) -> list[OrderRow]:
+    """Terminal orders, one after the other."""
+    return [
+        open_order(
+            number, open=False, state="COMPLETED", detected_at=START + timedelta(seconds=number), **changes
+        )
+        for number in range(count)
+    ]
+
+
+async def test_look__reads_back_to_the_oldest_open_order():
+    world = World()
+    replay = build(world, hourly(3), live=(0, 45))
+    world.orders = many(100)
+    world.orders[10] = open_order(10, detected_at=START + timedelta(seconds=10))
+    await replay._look(always=True)
+    assert len(replay.orders) == 100
+    assert [order.order_id for order in replay.open_orders] == ["10"]
+    world.orders[10] = _completed(world.orders[10])
+    world.pages.clear()
+    await replay._look(always=True)
+    assert replay.open_orders == []
+    assert world.pages == [32, 64, 128]
+
+
+async def test_look__reads_little_when_nothing_old_is_open():
+    world = World()
+    replay = build(world, hourly(3), live=(0, 45))
+    world.orders = many(100)
+    await replay._look(always=True)
+    world.orders += many(105)[100:]
+    world.pages.clear()
+    await replay._look(always=True)
+    assert world.pages == [32]
+    assert [order.order_id for order in replay.orders] == [str(number) for number in range(105)]
+
+
+async def test_look__goes_feeder_by_feeder_past_the_largest_page():
+    world = World()
+    replay = build(world, hourly(3), live=(0, 45))
+    world.orders = many(1500)
+    await replay._look(always=True)
+    assert len(replay.orders) == 1500

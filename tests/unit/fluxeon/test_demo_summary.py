@@ -26,7 +26,7 @@ from fluxeon.demo.summary import (
     summarise,
 )
 from fluxeon.demo.window import Window
-from fluxeon.demo.words import closing, generated_ders, introduction, shortened, ways_in
+from fluxeon.demo.words import alarm_lines, closing, generated_ders, introduction, shortened, ways_in
 from ml.series import LoadSeries
 
 AT = datetime(2021, 9, 5, 17, 30, tzinfo=UTC)
@@ -169,6 +169,13 @@ def test_closing__explains_that_nothing_was_bought_and_shows_alarms():
     assert "Nothing was bought" in text
     assert "ALARM  state_unknown: dead meter" in text
     assert "CONFIRM" not in text
+
+
+def test_alarm_lines__say_each_kind_once():
+    assert alarm_lines(["uncovered: 1 kW", "state_unknown: dead", "uncovered: 2 kW"]) == [
+        "ALARM  uncovered: 2 kW (the last of 2 of this kind)",
+        "ALARM  state_unknown: dead",
+    ]
 
 
 def test_closing__does_not_hide_a_broken_journal():
