@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -194,7 +194,7 @@ class Database:
             self._disconnect()
 
     def _connect(self) -> None:
-        self._engine = _engine(f"sqlite:///{self.path}")
+        self._engine = _engine(URL.create("sqlite", database=str(self.path)))
         try:
             self._connection = self._engine.connect()
             event.listen(self._connection, "commit", _refuse_commit)
@@ -322,8 +322,9 @@ class Database:
         self._connection.rollback()
         self._resetting = False
 
-    def _refuse_rollback(self, _connection: Connection) -> None:
-        if not self._resetting:
+    def _refuse_rollback(self, connection: Connection) -> None:
+        # Outside a transaction SQLAlchemy itself tidies up after a statement that failed to start.
+        if connection.in_transaction() and not self._resetting:
             raise RuntimeError("a job must not roll back: it raises, and its savepoint is undone")
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
@@ -366,7 +367,8 @@ def open_reader(data_dir: Path) -> Iterator[Connection]:
         raise ConfigError(f"{_DATA_DIR_SETTING}: there is no {DATABASE_FILE} in it")
     # Not mode=ro where it can be helped: after a crash the first to open must roll back the journal.
     mode = "rw" if os.access(path, os.W_OK) and os.access(data_dir, os.W_OK) else "ro"
-    engine = _engine(f"sqlite:///{path.resolve().as_uri()}?mode={mode}&uri=true")
+    query = {"mode": mode, "uri": "true"}
+    engine = _engine(URL.create("sqlite", database=path.resolve().as_uri(), query=query))
     try:
         try:
             connection = engine.connect()
@@ -381,7 +383,7 @@ def open_reader(data_dir: Path) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: URL) -> Engine:
     # Transactions are ours: SQLAlchemy's savepoints alone would cost more than an insert.
     return create_engine(
         url,
