@@ -22,30 +22,15 @@ from gateway.flex.fit import Fit, Frame, Span, fit, round_up
 from gateway.flex.plan import (
     DerDecision,
     FlexPlan,
-    Objective,
     OfferKey,
     PlannedLine,
     PlannedOrder,
     PlanPolicy,
     RankWeights,
-    lapsed_offers,
     offer_key,
 )
 from gateway.flex.relief import Booking, distinct_bookings
 from gateway.types import SLOT_MIN, Der, FlexNeed, Location, NeedSlot, Offer
-
-__all__ = [
-    "DerDecision",
-    "FlexPlan",
-    "Objective",
-    "PlanPolicy",
-    "PlannedLine",
-    "PlannedOrder",
-    "RankWeights",
-    "lapsed_offers",
-    "make_plan",
-    "offer_key",
-]
 
 EARTH_RADIUS_KM = 6371.0
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ModelError
@@ -143,6 +143,7 @@ def test_required_relief__refuses_rows_that_are_not_consecutive_slots(forecast):
         relief(forecast)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-300, 300), min_size=1, max_size=8),
     st.floats(0, 80),

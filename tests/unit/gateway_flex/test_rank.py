@@ -7,19 +7,11 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.flex.rank import (
-    FlexPlan,
-    Objective,
-    PlanPolicy,
-    RankWeights,
-    distance_km,
-    lapsed_offers,
-    make_plan,
-    offer_key,
-)
+from gateway.flex.plan import FlexPlan, Objective, PlanPolicy, RankWeights, lapsed_offers, offer_key
+from gateway.flex.rank import distance_km, make_plan
 from gateway.flex.relief import Booking
 from gateway.types import Der, DerType, Direction, FlexNeed, Location, NeedSlot, Offer
 
@@ -554,6 +546,7 @@ bookings = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(needs, catalogues, bookings, st.randoms(use_true_random=False))
 def test_make_plan__always_holds_its_promises(slots_kw, catalogue, booked, shuffle):
     wanted = need(*slots_kw)
@@ -625,8 +618,8 @@ def test_make_plan__two_hundred_ders_take_milliseconds():
     ]
     wanted = need(0, 300, 500, 400)
     make_plan(wanted, catalogue, plan_id="warm")
-    began = time.perf_counter()
+    began = time.process_time()
     made = make_plan(wanted, catalogue, plan_id="p")
-    assert time.perf_counter() - began < 0.25
+    assert time.process_time() - began < 0.25
     assert made.complete
     assert len(made.decisions) == 200

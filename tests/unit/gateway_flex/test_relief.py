@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.flex.relief import Booking, distinct_bookings, gross_adjustment, relief_per_slot
@@ -68,6 +68,7 @@ def test_gross_adjustment__ends_with_the_slot_that_ends_at_the_origin():
     assert not adjust[:-2].any()
 
 
+@settings(deadline=None)
 @given(st.integers(-100, 200), st.integers(0, 150), st.floats(-500, 500), st.sampled_from([15, 30]))
 def test_relief_per_slot__conserves_the_energy_that_falls_into_the_slots(start_min, length_min, kw, step_min):
     slots = 120 // step_min

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
@@ -190,6 +190,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -335,6 +336,7 @@ def test_minute_of__rounds_to_the_nearest_minute():
     assert minute_of(T0 - timedelta(seconds=30)) == minute_of(T0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(-20, 20), st.sampled_from([1.0, 2.0]), st.sampled_from(["F1", "F2", "F3"])),
