@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidRequest
 from gateway.flex.need import NeedPolicy
-from gateway.flex.rank import RankWeights
+from gateway.flex.plan import RankWeights
 from gateway.telemetry.quality import Quality, Usability
 from gateway.telemetry.window import FeederWindow
 from gateway.types import Location

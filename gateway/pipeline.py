@@ -26,7 +26,7 @@ from gateway.beckn.verify import VerifiedMessage
 from gateway.clock import Clock
 from gateway.errors import TelemetryError
 from gateway.feeders import Assessment, Feeder, ForecastSlot, SavedFeeder
-from gateway.flex.rank import FlexPlan
+from gateway.flex.plan import FlexPlan
 from gateway.forecasting import Advance, Forecaster, Outlook, outlooks
 from gateway.metrics import Metrics
 from gateway.roster import Roster, save_states
@@ -274,6 +274,8 @@ class Pipeline:
             return None
         change = self._note_change(work, verdict)
         state = GridState(assessment.state)
+        if change is not None and state is GridState.NORMAL:
+            work.clear_alarm("need_uncovered", feeder.feeder_id)
         if state is GridState.NORMAL or feeder.config is None:
             return _Outcome(change=change, uncovered_reset=state is GridState.NORMAL)
         purchase = self._buyer.decide(

@@ -15,7 +15,7 @@ from gateway.audit.chain import parse_entry
 from gateway.errors import InvalidRequest, NotFound
 from gateway.feeders import Feeder
 from gateway.flex.need import ForecastRow, required_relief
-from gateway.flex.rank import FlexPlan, RankWeights
+from gateway.flex.plan import FlexPlan, RankWeights
 from gateway.orders.order import AGREED, NEGOTIATING, TERMINAL, Move, Order, OrderState
 from gateway.routes.feeders import assessed
 from gateway.routes.guards import caller_of

@@ -18,7 +18,8 @@ from gateway.beckn.resolver import Participant
 from gateway.catalogue import Catalogue
 from gateway.feeders import Automation, Feeder, FeederConfig
 from gateway.flex.need import ForecastRow, NeedPolicy, required_relief, should_buy
-from gateway.flex.rank import FlexPlan, PlannedOrder, RankWeights, lapsed_offers, make_plan
+from gateway.flex.plan import FlexPlan, PlannedOrder, PlanPolicy, RankWeights, lapsed_offers
+from gateway.flex.rank import make_plan
 from gateway.flex.relief import Booking, relief_per_slot
 from gateway.orders.order import TERMINAL, Order, OrderState
 from gateway.store.sql import upsert
@@ -26,6 +27,9 @@ from gateway.store.tables import flex_event
 from gateway.trading.desk import Desk, LostRelief, booking_orders, orders_where
 from gateway.trading.work import Work
 from gateway.types import SLOT_MIN, Direction, FlexNeed, GridState, NeedSlot
+
+PLAN_POLICY = PlanPolicy(late_start_s=120.0)
+"""A DER may reach full output two minutes into a slot: the first slot begins at the decision itself."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +175,7 @@ class Buyer:
             bookings=bookings,
             weights=weights,
             lapsed=lapsed_offers(offers, now),
+            policy=PLAN_POLICY,
         )
 
     def replan(self, work: Work, lost: LostRelief) -> Purchase:
@@ -295,6 +300,7 @@ class Buyer:
             weights=weights,
             lapsed=lapsed_offers(offers, work.now),
             excluded=excluded,
+            policy=PLAN_POLICY,
         )
 
     def _record(

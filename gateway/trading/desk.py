@@ -22,6 +22,7 @@ from gateway.flex.settlement import SettlementRow, settle
 from gateway.orders.order import (
     BOOKING,
     Alarm,
+    Answered,
     ClearTimer,
     Command,
     Event,
@@ -108,8 +109,10 @@ class Desk:
         queue: list[Event] = [event]
         while queue:
             step = transition(order, queue.pop(0), self.policy)
-            if step.ignored is not None and not step.commands:
-                work.note("order.ignored", {"event": event, "why": step.ignored}, **_refs(order))
+            if step.ignored is not None:
+                # An acknowledgement is on record already, as the answer it came in.
+                if not (isinstance(event, Answered) and event.accepted):
+                    work.note("order.ignored", {"event": event, "why": step.ignored}, **_refs(order))
                 continue
             self._note_move(work, order, step.order, extra)
             order = step.order

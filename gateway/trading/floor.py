@@ -31,6 +31,7 @@ from gateway.orders.order import (
     SendFailed,
     TimerFired,
     TimerKind,
+    Verb,
 )
 from gateway.store.tables import outbox, timer
 from gateway.trading.buyer import Buyer, bookings_of
@@ -264,8 +265,8 @@ class TradingFloor:
             payloads=[Payload(content=delivered.body, media_type="application/json")],
         )
         _close(work, outgoing, "ACKED" if accepted else "REFUSED")
-        if outgoing.order_id is None:
-            return
+        if outgoing.order_id is None or (accepted and outgoing.action != Verb.CONFIRM):
+            return  # only a refusal, or the CONFIRM having left, moves an order
         order = load_order(work.connection, outgoing.order_id)
         lost = self.desk.apply(
             work,

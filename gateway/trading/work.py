@@ -110,7 +110,13 @@ class Work:
         obp_id: str | None = None,
         event_id: str | None = None,
     ) -> None:
-        """Raise an alarm: a row for the operator and a journal entry."""
+        """Raise an alarm: a row for the operator and a journal entry.
+
+        One that stands already for the same feeder is not raised again, so that an operator sees a
+        condition once; it is raised anew after it was cleared.
+        """
+        if feeder_id is not None and order_id is None and self._stands(kind, feeder_id):
+            return
         raised = RaisedAlarm(
             alarm_id=self.new_id(),
             kind=kind,
@@ -143,6 +149,15 @@ class Work:
             obp_id=obp_id,
             event_id=event_id,
         )
+
+    def _stands(self, kind: str, feeder_id: str) -> bool:
+        found = self.connection.execute(
+            select(alarm_table.c.alarm_id)
+            .where(alarm_table.c.kind == kind, alarm_table.c.feeder_id == feeder_id)
+            .where(alarm_table.c.cleared_at.is_(None))
+            .limit(1)
+        ).first()
+        return found is not None
 
     def clear_alarm(self, kind: str, feeder_id: str) -> None:
         """Clear the standing alarms of a kind at a feeder."""
