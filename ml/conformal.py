@@ -63,14 +63,14 @@ class LearningRates:
         width_rate: The same once warm.
     """
 
-    memory_days: float = 30.0
-    ridge: float = 300.0
+    memory_days: float = 60.0
+    ridge: float = 20.0
     warm_days: float = 3.0
     refit_slots: int = 48
     error_days: float = 7.0
-    sharpness: float = 4.0
+    sharpness: float = 16.0
     width_start: float = 0.3
-    width_rate: float = 0.03
+    width_rate: float = 0.02
 
 
 RATES = LearningRates()
@@ -81,6 +81,21 @@ _CLIP = 20.0
 _REACH = 2.0
 """The local correction moves the middle by at most this many global half widths."""
 _NARROWEST = 1e-3
+SEASONS_DAYS = (14.0, 42.0)
+"""Memory of the usual change by time of day and by time of week."""
+_ARRAYS = (
+    "coefficients",
+    "weights",
+    "widths",
+    "season_kw",
+    "_daily",
+    "_weekly",
+    "_visits",
+    "_gram",
+    "_moment",
+    "_error",
+    "_judged",
+)
 _ISSUED = ("inputs", "experts", "spread", "middle", "now_kw", "unit_kw")
 
 
@@ -113,7 +128,7 @@ class Issued:
     """Forecasts of one call for n feeders, in the load's own sign, kept until their slots have passed.
 
     Attributes:
-        inputs: (n, F_local + H) inputs of the local correction, in volatilities.
+        inputs: (n, F_local + 3 H) inputs of the local correction, in volatilities.
         experts: (n, E, H) forecast changes from now, in volatilities.
         spread: (n, 2, H) uncalibrated distance of the ends from the middle, in volatilities, > 0.
         middle: (n, H) mixed change from now, in volatilities.
@@ -159,20 +174,26 @@ class LearnedState:
     Attributes:
         step_min: Grid of the feeder, 15 or 30.
         observed: Forecasts judged so far (over all horizons).
-        coefficients: (F_local + H, H) local correction of the global middle.
+        coefficients: (F_local + 3 H, H) local correction of the global middle.
         weights: (E, H) weights of the experts, each column sums to 1.
         widths: (2, H) multiples of the global half widths, lower end first.
+        season_kw: (2, H) usual change from the last observed slot, by time of day and by time of week.
     """
 
     def __init__(self, step_min: int, rates: LearningRates = RATES) -> None:
         horizon = slots_per_hour(step_min)
-        size = len(LOCAL_INPUTS) + horizon
+        size = len(LOCAL_INPUTS) + (1 + len(SEASONS_DAYS)) * horizon
+        per_day = 24 * 60 // step_min
         self.step_min = step_min
         self.observed = 0
         self.coefficients: Floats = np.zeros((size, horizon))
         self.weights: Floats = np.zeros((len(EXPERTS), horizon))
         self.weights[0] = 1.0
         self.widths: Floats = np.ones((2, horizon))
+        self.season_kw: Floats = np.zeros((len(SEASONS_DAYS), horizon))
+        self._daily: Floats = np.zeros(per_day)
+        self._weekly: Floats = np.zeros(7 * per_day)
+        self._visits: Floats = np.zeros(7 * per_day)
         self._rates = rates
         self._last_s = 0
         self._fitted = 0
@@ -203,35 +224,65 @@ class LearnedState:
         self._last_s = int(slot_end_s)
         if not np.isfinite(actual_kw):
             return
-        self._recent.append((int(slot_end_s), float(actual_kw)))
         step_s = 60 * self.step_min
+        before = self._recent[-1] if self._recent else None
+        self._recent.append((int(slot_end_s), float(actual_kw)))
+        if before is not None:
+            self._usual(
+                slot_end_s // step_s, actual_kw - before[1], adjacent=before[0] == slot_end_s - step_s
+            )
         horizon = self.widths.shape[1]
+        due: list[tuple[int, Issued, int]] = []
         for origin_s, issued, row in self._pending:
             ahead, rest = divmod(slot_end_s - origin_s, step_s)
             if rest == 0 and 1 <= ahead <= horizon:
-                self._judge(issued, row, ahead - 1, actual_kw)
+                due.append((ahead - 1, issued, row))
                 if ahead == horizon:
                     self._learn(origin_s, issued, row)
+        if due:
+            self._judge(due, actual_kw)
 
-    def _judge(self, issued: Issued, row: int, h: int, actual_kw: float) -> None:
+    def _usual(self, slot: int, change_kw: float, *, adjacent: bool) -> None:
+        """Keep the usual change into each slot of the day and of the week; look up the next hour's."""
+        per_day, per_week = self._daily.size, self._weekly.size
+        at = slot % per_week
+        if adjacent:
+            self._visits[at] += 1
+            day = at % per_day
+            days_seen = self._visits[day::per_day].sum()
+            self._daily[day] += (change_kw - self._daily[day]) / min(days_seen, SEASONS_DAYS[0])
+            self._weekly[at] += (change_kw - self._weekly[at]) / min(self._visits[at], SEASONS_DAYS[1] / 7)
+        ahead = np.arange(at + 1, at + 1 + self.widths.shape[1]) % per_week
+        daily = self._daily[ahead % per_day]
+        self.season_kw[0] = daily.cumsum()
+        self.season_kw[1] = np.where(self._visits[ahead] > 0, self._weekly[ahead], daily).cumsum()
+
+    def _judge(self, due: list[tuple[int, Issued, int]], actual_kw: float) -> None:
+        """Score every forecast of this slot, one per horizon: experts' errors, weights, widths."""
         rates = self._rates
-        outcome = (actual_kw - issued.now_kw[row]) / issued.unit_kw[row]
         per_day = 24 * 60 / self.step_min
-        self.observed += 1
-        self._judged[h] += 1
-        seen = self._judged[h]
-        size = np.abs(issued.experts[row, :, h] - outcome)
-        share = max(1 / seen, 1 / (rates.error_days * per_day))
+        h = np.array([place for place, _, _ in due])
+        outcome = np.array([(actual_kw - part.now_kw[row]) / part.unit_kw[row] for _, part, row in due])
+        forecast = np.array([part.experts[row, :, place] for place, part, row in due]).T
+        middle = np.array([part.middle[row, place] for place, part, row in due])
+        spread = np.array([part.spread[row, :, place] for place, part, row in due]).T
+        self.observed += len(due)
+        seen = self._judged[h] + 1
+        self._judged[h] = seen
+
         error = self._error[:, h]
-        error += share * (size - error)
-        if seen >= per_day:
-            merit = np.exp(-rates.sharpness * np.log((error + _TINY) / (error.min() + _TINY)))
-            self.weights[:, h] = merit / merit.sum()
-        rate = max(rates.width_rate, rates.width_start / (1 + seen / per_day))
-        off = outcome - issued.middle[row, h]
-        low, high = self.widths[:, h] * issued.spread[row, :, h]
-        self.widths[0, h] *= np.exp(rate * (float(off < -low) - SIDE_MISS))
-        self.widths[1, h] *= np.exp(rate * (float(off > high) - SIDE_MISS))
+        error += np.maximum(1 / seen, 1 / (rates.error_days * per_day)) * (np.abs(forecast - outcome) - error)
+        self._error[:, h] = error
+        merit = ((error + _TINY) / (error.min(axis=0) + _TINY)) ** -rates.sharpness
+        merit /= merit.sum(axis=0)
+        warm = seen >= per_day
+        self.weights[:, h[warm]] = merit[:, warm]
+
+        rate = np.maximum(rates.width_rate, rates.width_start / (1 + seen / per_day))
+        off = outcome - middle
+        width = self.widths[:, h]
+        missed = np.stack([off < -width[0] * spread[0], off > width[1] * spread[1]])
+        self.widths[:, h] = width * np.exp(rate * (missed - SIDE_MISS))
 
     def _learn(self, origin_s: int, issued: Issued, row: int) -> None:
         """Add one complete hour to the local correction's statistics; refit now and then."""
@@ -246,11 +297,11 @@ class LearnedState:
         per_day = 24 * 60 / self.step_min
         keep = 1 - 1 / (rates.memory_days * per_day)
         # Large errors count less than their square, as the forecast is judged by its absolute error.
-        weight = 1 / np.maximum(1.0, float(np.abs(target).mean()))
+        weighted = inputs[:, None] / max(1.0, float(np.abs(target).sum()) / horizon)
         self._gram *= keep
         self._moment *= keep
-        self._gram += np.outer(weight * inputs, inputs)
-        self._moment += np.outer(weight * inputs, np.clip(target, -_CLIP, _CLIP))
+        self._gram += weighted * inputs
+        self._moment += weighted * np.clip(target, -_CLIP, _CLIP)
         self._fitted += 1
         if self._fitted >= rates.warm_days * per_day and self._fitted % rates.refit_slots == 0:
             pull = rates.ridge * (np.diag(self._gram) / max(self._effective(keep), 1.0) + _TINY)
@@ -301,7 +352,7 @@ class LearnedState:
                 setattr(state, name, np.frombuffer(stored.arrays[name], "<f8").reshape(like.shape).copy())
             horizon = state.widths.shape[1]
             shapes = {
-                "inputs": (1, len(LOCAL_INPUTS) + horizon),
+                "inputs": (1, state.coefficients.shape[0]),
                 "experts": (1, len(EXPERTS), horizon),
                 "spread": (1, 2, horizon),
                 "middle": (1, horizon),
@@ -320,8 +371,7 @@ class LearnedState:
         return state
 
     def _arrays(self) -> dict[str, Floats]:
-        names = ("coefficients", "weights", "widths", "_gram", "_moment", "_error", "_judged")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _ARRAYS}
 
 
 def prepare(frame: Frame, quantiles: Floats) -> Prepared:
@@ -371,7 +421,10 @@ def finish(ready: Prepared, learned: Sequence[LearnedState]) -> tuple[Floats, Is
     coefficients = np.array([state.coefficients for state in learned])
     weights = np.array([state.weights for state in learned])
     widths = np.array([state.widths for state in learned])
-    correction = np.matmul(ready.inputs[:, None, :], coefficients)[:, 0]
+    season = np.array([state.season_kw for state in learned]) / ready.unit_kw[:, None, None]
+    season = np.minimum(np.maximum(season, -_CLIP), _CLIP).reshape(len(learned), -1)
+    inputs = np.concatenate([ready.inputs, season], axis=1)
+    correction = np.matmul(inputs[:, None, :], coefficients)[:, 0]
     correction = np.minimum(np.maximum(correction, -_REACH * ready.spread[:, 0]), _REACH * ready.spread[:, 1])
     experts = ready.experts.copy()
     experts[:, 1] += correction
@@ -379,7 +432,7 @@ def finish(ready: Prepared, learned: Sequence[LearnedState]) -> tuple[Floats, Is
     half = widths * ready.spread
     steps = np.stack([middle - half[:, 0], middle, middle + half[:, 1]], axis=2)
     result = ready.now_kw[:, None, None] + ready.unit_kw[:, None, None] * steps
-    return result, Issued(ready.inputs, experts, ready.spread, middle, ready.now_kw, ready.unit_kw)
+    return result, Issued(inputs, experts, ready.spread, middle, ready.now_kw, ready.unit_kw)
 
 
 def _pack(values: Floats) -> bytes:

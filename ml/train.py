@@ -15,6 +15,7 @@ scikit-learn and skl2onnx are imported here only.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from ml.errors import TrainingError
 from ml.features import (
     ALERT_LOADING,
     FEATURE_NAMES,
+    HORIZONS_MIN,
     Float32,
     columns_of,
     history_slots,
@@ -44,13 +46,19 @@ from ml.series import Floats, GridSeries, hour_ahead_peak_kw, rating_of, read_se
 Progress: TypeAlias = Callable[[str], None]
 Ints: TypeAlias = NDArray[np.intp]
 
-FORECAST_INPUTS: tuple[str, ...] = tuple(
-    name
-    for name in FEATURE_NAMES
-    if not re.match(r"(mean|variance|min|max|rms|kurtosis|crest_factor|max_abs)_\d+[hd]$", name)
-    and not name.startswith(("same_hour", "to_", "temperature"))
-)
-"""What the quantile graphs see: changes and shapes rather than levels, which transfer better."""
+
+def forecast_inputs(step_min: int) -> tuple[str, ...]:
+    """What the quantile graphs of a step see: changes and shapes rather than levels.
+
+    Levels tie a graph to the feeders it was trained on; a column that is never known at the step (15 and
+    45 min on the half-hourly grid) cannot be binned.
+    """
+    levels = r"(mean|variance|min|max|rms|kurtosis|crest_factor|max_abs)_\d+[hd]$|same_hour|to_|temperature"
+    never = tuple(f"_{minutes}min" for minutes in HORIZONS_MIN if minutes % step_min)
+    return tuple(
+        name for name in FEATURE_NAMES if not re.match(levels, name) and not (never and name.endswith(never))
+    )
+
 
 OPSET = {"": 18, "ai.onnx.ml": 3}
 PARITY = 1e-5
@@ -73,6 +81,7 @@ class Budget:
         learning_rate: Shrinkage.
         min_leaf: Smallest leaf, rows.
         risk_trees: Trees per class of the state graph.
+        risk_rows_per_feeder: Origins of each feeder the state graph sees, at every virtual rating.
     """
 
     rows_per_feeder: int = 9000
@@ -83,6 +92,7 @@ class Budget:
     learning_rate: float = 0.1
     min_leaf: int = 40
     risk_trees: int = 60
+    risk_rows_per_feeder: int = 6000
 
 
 @dataclass(frozen=True)
@@ -221,7 +231,7 @@ def _train_step(
         models = _fit_quantiles(others, step, seed, size)
         for feeder in feeders:
             if feeder.group == group:
-                honest[feeder.name] = replay(feeder.grid, feeder.full, _predict(models, feeder.full))[0]
+                honest[feeder.name] = replay(feeder.grid, feeder.full, _predict(models, feeder.full, step))[0]
                 scores = _scores(feeder, honest[feeder.name], _warm(feeder))
                 metrics["source_left_out"][feeder.name] = scores
                 progress(f"{step} min, {feeder.name} left out: {_line(scores)}")
@@ -231,7 +241,7 @@ def _train_step(
 
     early = _fit_quantiles(feeders, step, seed, size, share=1 - TEST_SHARE)
     for feeder in feeders:
-        answer = replay(feeder.grid, feeder.full, _predict(early, feeder.full))[0]
+        answer = replay(feeder.grid, feeder.full, _predict(early, feeder.full, step))[0]
         late = feeder.full.slot >= int((1 - TEST_SHARE) * feeder.grid.load_kw.size)
         metrics["time_split"][feeder.name] = _scores(feeder, answer, late & _warm(feeder))
         progress(f"{step} min, {feeder.name} last quarter: {_line(metrics['time_split'][feeder.name])}")
@@ -243,7 +253,7 @@ def _train_step(
     written = []
     for quantile, model in zip(QUANTILES, final, strict=True):
         path = graph_path(out_dir, step, f"q{round(100 * quantile)}")
-        inputs = sample[:, columns_of(FORECAST_INPUTS)]
+        inputs = sample[:, columns_of(forecast_inputs(step))]
         graph = _export(model, inputs, classifier=False)
         gap = _gap(graph, inputs, model.predict(inputs), units[:, None])
         card = ModelCard(
@@ -252,7 +262,7 @@ def _train_step(
             step_min=step,
             horizons_min=horizons_min(step),
             input_name="X",
-            inputs=FORECAST_INPUTS,
+            inputs=forecast_inputs(step),
             units=(
                 "inputs: loadings (load / rating) and changes in volatilities (mean absolute 1-h change of "
                 "the last 7 days); output: change from the present load in volatilities"
@@ -270,7 +280,7 @@ def _train_step(
         )
         written.append(_write(path, graph, card))
     path = graph_path(out_dir, step, "state")
-    inputs = _risk_rows(feeders, honest)[0][::37]
+    inputs = _risk_rows(feeders, honest, size)[0][::7]
     graph = _export(risk, inputs, classifier=True)
     gap = _gap(graph, inputs, risk.predict_proba(inputs), np.ones((1, 1)))
     card = ModelCard(
@@ -337,7 +347,7 @@ def _fit_quantiles(
     from sklearn.multioutput import MultiOutputRegressor
 
     parts = [_rows(feeder, size, seed, share) for feeder in feeders]
-    inputs = np.concatenate([part[0] for part in parts])[:, columns_of(FORECAST_INPUTS)]
+    inputs = np.concatenate([part[0] for part in parts])[:, columns_of(forecast_inputs(step))]
     target = np.concatenate([part[1] for part in parts]).astype(np.float32)
     if inputs.shape[0] < 4 * size.min_leaf:
         raise TrainingError(f"{inputs.shape[0]} usable rows at {step} min are too few")
@@ -360,19 +370,22 @@ def _fit_quantiles(
     return tuple(models)
 
 
-def _predict(models: Sequence[Any], origins: Origins) -> Floats:
-    inputs = origins.frame.features[:, columns_of(FORECAST_INPUTS)]
+def _predict(models: Sequence[Any], origins: Origins, step: int) -> Floats:
+    inputs = origins.frame.features[:, columns_of(forecast_inputs(step))]
     return np.stack([model.predict(inputs) for model in models], axis=2)
 
 
-def _risk_rows(feeders: Sequence[Feeder], honest: dict[str, Floats]) -> tuple[Float32, Ints, Ints]:
+def _risk_rows(
+    feeders: Sequence[Feeder], honest: dict[str, Floats], size: Budget
+) -> tuple[Float32, Ints, Ints]:
     """Inputs, labels and feeder number of the state graph's rows, at every virtual rating."""
     inputs, labels, owner = [], [], []
     for number, feeder in enumerate(feeders):
         peak = hour_ahead_peak_kw(feeder.grid.load_kw, feeder.grid.step_min)
         known = peak[np.isfinite(peak)]
         warm = _warm(feeder)
-        for quantile in VIRTUAL_QUANTILES:
+        thin = max(1, int(warm.sum()) // size.risk_rows_per_feeder)
+        for shift, quantile in enumerate(VIRTUAL_QUANTILES):
             factor = float(np.quantile(known, quantile)) / feeder.rating_kw
             rows = risk_inputs(
                 feeder.full.frame,
@@ -382,10 +395,10 @@ def _risk_rows(feeders: Sequence[Feeder], honest: dict[str, Floats]) -> tuple[Fl
                 critical_loading=factor,
             )
             label = risk_labels(feeder.full.actual_kw, feeder.rating_kw * factor)
-            usable = warm & (label >= 0) & np.isfinite(rows[:, 0])
+            usable = np.flatnonzero(warm & (label >= 0) & np.isfinite(rows[:, 0]))[shift % thin :: thin]
             inputs.append(rows[usable])
             labels.append(label[usable])
-            owner.append(np.full(int(usable.sum()), number))
+            owner.append(np.full(usable.size, number))
     return np.concatenate(inputs), np.concatenate(labels), np.concatenate(owner)
 
 
@@ -395,7 +408,7 @@ def _fit_risk(
     """Fit the state graph; figures come from copies that never saw the feeder's source."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    inputs, labels, owner = _risk_rows(feeders, honest)
+    inputs, labels, owner = _risk_rows(feeders, honest, size)
     if set(np.unique(labels)) != {0, 1, 2}:
         raise TrainingError("the sources do not show all of Normal, Alert and Critical")
 
@@ -444,13 +457,16 @@ def _export(model: Any, sample: Float32, *, classifier: bool) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     options = {id(model): {"zipmap": False}} if classifier else None
-    proto = convert_sklearn(
-        model,
-        name="fluxeon",
-        initial_types=[("X", FloatTensorType([None, sample.shape[1]]))],
-        target_opset=OPSET,
-        options=options,
-    )
+    with warnings.catch_warnings():
+        # The converter hands NumPy scalars to protobuf, which warns; with warnings as errors it fails.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        proto = convert_sklearn(
+            model,
+            name="fluxeon",
+            initial_types=[("X", FloatTensorType([None, sample.shape[1]]))],
+            target_opset=OPSET,
+            options=options,
+        )
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
