@@ -242,6 +242,7 @@ def _contents(connection: Connection, rows: Sequence[Row[Any]]) -> dict[tuple[st
 def _entry(row: Row[Any], contents: Mapping[tuple[str, str], bytes] | None = None) -> Document:
     entry = _parse(row)
     document: Document = msgspec.to_builtins(entry)
+    document["payloads"] = list(document["payloads"])
     if contents is not None:
         for ref, shown in zip(entry.payloads, document["payloads"], strict=True):
             shown.update(_content(ref.media_type, contents.get((ref.digest, ref.media_type))))

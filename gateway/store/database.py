@@ -18,6 +18,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -36,7 +37,11 @@ DATABASE_FILE = "fluxeon.sqlite3"
 LOCK_FILE = "fluxeon.lock"
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a commit waits for readers of other processes, and they for a commit."""
+"""How long a commit waits for readers of other processes."""
+READER_PATIENCE_S = 60.0
+"""How long a reader waits for a gap between commits."""
+READER_RETRY_S = 0.002
+"""Pause between its attempts: SQLite's own grows to 100 ms and would miss most gaps of a busy writer."""
 MAX_BATCH_JOBS = 256
 """Jobs that share one commit: bounds how long the first of them waits for the last."""
 JOURNAL_SIZE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -368,7 +373,8 @@ def open_reader(data_dir: Path) -> Iterator[Connection]:
     # Not mode=ro where it can be helped: after a crash the first to open must roll back the journal.
     mode = "rw" if os.access(path, os.W_OK) and os.access(data_dir, os.W_OK) else "ro"
     query = {"mode": mode, "uri": "true"}
-    engine = _engine(URL.create("sqlite", database=path.resolve().as_uri(), query=query))
+    engine = _engine(URL.create("sqlite", database=path.resolve().as_uri(), query=query), timeout_s=0)
+    event.listen(engine, "do_execute", _execute_patiently)
     try:
         try:
             connection = engine.connect()
@@ -383,14 +389,29 @@ def open_reader(data_dir: Path) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _engine(url: URL) -> Engine:
+def _execute_patiently(cursor: sqlite3.Cursor, statement: str, parameters: Any, _context: Any) -> bool:
+    """Execute a reader's statement in place of SQLAlchemy, again while a commit is under way."""
+    deadline = time.monotonic() + READER_PATIENCE_S
+    while True:
+        try:
+            cursor.execute(statement, parameters)
+        except sqlite3.OperationalError as exc:
+            busy = getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(READER_RETRY_S)
+        else:
+            return True
+
+
+def _engine(url: URL, *, timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
     # Transactions are ours: SQLAlchemy's savepoints alone would cost more than an insert.
     return create_engine(
         url,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
         poolclass=NullPool,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 512},
+        connect_args={"timeout": timeout_s, "cached_statements": 512},
     )
 
 

@@ -1,5 +1,7 @@
 """A small journal on disk and a hand that tampers with it."""
 
+import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +14,18 @@ from gateway.store.database import DATABASE_FILE
 Tamper = Callable[..., None]
 
 
+@pytest.fixture(scope="session")
+def written_journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory whose journal has ten entries; not to be touched."""
+    path = tmp_path_factory.mktemp("journal")
+    asyncio.run(write_journal(path, 10))
+    return path
+
+
 @pytest.fixture
-async def journal_dir(tmp_path: Path) -> Path:
-    """A data directory whose journal has ten entries."""
-    await write_journal(tmp_path, 10)
+def journal_dir(written_journal: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be tampered with."""
+    shutil.copy(written_journal / DATABASE_FILE, tmp_path)
     return tmp_path
 
 
@@ -23,6 +33,7 @@ async def journal_dir(tmp_path: Path) -> Path:
 def tamper(journal_dir: Path) -> Iterator[Tamper]:
     """Runs SQL on the database as somebody with access to the file would."""
     connection = sqlite3.connect(journal_dir / DATABASE_FILE, isolation_level=None)
+    connection.execute("PRAGMA synchronous=OFF")
 
     def run(statement: str, *values: object) -> None:
         assert connection.execute(statement, values).rowcount != 0, "the tampering touched nothing"
