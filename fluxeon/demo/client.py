@@ -36,6 +36,11 @@ class SlotRow(msgspec.Struct, frozen=True, kw_only=True):
     lower_kw: float
     upper_kw: float
 
+    @property
+    def bound_kw(self) -> float:
+        """Highest |load| inside the interval."""
+        return max(abs(self.lower_kw), abs(self.upper_kw))
+
 
 class PlanLineRow(msgspec.Struct, frozen=True, kw_only=True):
     """One DER of a planned order."""

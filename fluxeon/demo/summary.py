@@ -37,8 +37,10 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     open: bool
     """Whether something is still to happen."""
+    requested_kw: float
     requested_kwh: float
     delivered_kwh: float | None
+    window_start: datetime
     window_end: datetime
     payable: str | None
     currency: str
@@ -54,7 +56,8 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         worst_loading: Highest |forecast| / rating over the horizon.
-        worst_at: Start of that slot.
+        worst_bound: The same of the 80 % interval's outer end.
+        worst_at: Start of the slot of ``worst_loading``.
         asked_kw: Highest power the plan orders at once; 0 where nothing was bought.
     """
 
@@ -64,6 +67,7 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True):
     before: int | None
     after: int | None
     worst_loading: float
+    worst_bound: float
     worst_at: datetime | None
     asked_kw: float = 0.0
 
@@ -203,16 +207,16 @@ def _event_line(change: StateChange, orders: Sequence[OrderRow], names: dict[str
     when = change.at.strftime("%a %d %b %H:%M")
     heading = f"was heading for {change.worst_loading:.0%} of its rating"
     if change.worst_at is not None:
-        heading += f" at {change.worst_at:%H:%M}"
-    asked = f"{change.asked_kw:,.1f} kW asked for, " if change.asked_kw > 0 else ""
-    return f"{when}  {feeder} {heading}: {asked}{_trade(orders, names)}"
+        heading += f" at {change.worst_at:%H:%M} (at worst {change.worst_bound:.0%})"
+    return f"{when}  {feeder} {heading}: {_trade(orders, names)}"
 
 
 def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
     """What was bought from whom, what came of it, and what it costs."""
     sellers = sorted({names.get(order.bpp_id, order.bpp_id) for order in orders})
     agreed = [order for order in orders if order.delivered_kwh is not None]
-    words = f"{len(orders)} order{'s' if len(orders) > 1 else ''} with {_listed(sellers)}"
+    words = f"up to {peak_kw(orders):,.1f} kW ordered from {_listed(sellers)}"
+    words += f" in {len(orders)} orders" if len(orders) > 1 else " in one order"
     if agreed:
         ordered = sum(order.requested_kwh for order in agreed)
         delivered = sum(order.delivered_kwh or 0.0 for order in agreed)
@@ -225,6 +229,14 @@ def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
     if failed:
         words += "; " + _listed(sorted({f"{_count(failed, state)} {state}" for state in _states(failed)}))
     return words
+
+
+def peak_kw(orders: Sequence[OrderRow]) -> float:
+    """Return the highest power ordered at once."""
+    return max(
+        sum(one.requested_kw for one in orders if one.window_start <= order.window_start < one.window_end)
+        for order in orders
+    )
 
 
 def money(orders: Sequence[OrderRow]) -> str:

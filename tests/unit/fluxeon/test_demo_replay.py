@@ -122,8 +122,10 @@ def open_order(number: int = 1, **changes: Any) -> OrderRow:
         "der_ids": ("der",),
         "state": "CONFIRMED",
         "open": True,
+        "requested_kw": 10.0,
         "requested_kwh": 10.0,
         "delivered_kwh": None,
+        "window_start": at(15),
         "window_end": at(75),
         "payable": None,
         "currency": "GBP",
@@ -252,7 +254,7 @@ async def test_run__notes_transitions_with_what_was_forecast():
     await replay.run()
     (change,) = replay.changes
     assert (change.before, change.after, change.at) == (0, 2, at(15))
-    assert change.worst_loading == pytest.approx(1.2)
+    assert (change.worst_loading, change.worst_bound) == (pytest.approx(1.2), pytest.approx(1.3))
     assert change.asked_kw == 30.0
     assert replay.board.feeders["A"].worst_kw == -120.0
 

@@ -22,6 +22,7 @@ from fluxeon.demo.summary import (
     Summary,
     Urls,
     money,
+    peak_kw,
     story,
     summarise,
 )
@@ -42,8 +43,10 @@ def order(number: int, **changes: Any) -> OrderRow:
         "der_ids": ("der:a:1",),
         "state": "COMPLETED",
         "open": False,
+        "requested_kw": 80.0,
         "requested_kwh": 40.0,
         "delivered_kwh": 38.0,
+        "window_start": AT + timedelta(minutes=30),
         "window_end": AT + timedelta(hours=1),
         "payable": "12.50",
         "currency": "GBP",
@@ -64,6 +67,7 @@ def change(number: int = 1, **changes: Any) -> StateChange:
         "before": 0,
         "after": 2,
         "worst_loading": 1.14,
+        "worst_bound": 1.21,
         "worst_at": AT + timedelta(minutes=30),
         "asked_kw": 120.0,
     }
@@ -121,11 +125,12 @@ def test_summarise__gives_no_latency_rather_than_zero_without_orders():
 
 
 def test_story__tells_need_sellers_delivery_and_money():
-    orders = [order(1), order(2, bpp_id="bpp-b", requested_kwh=10.0, delivered_kwh=7.0, payable="2.00")]
+    later = {"window_start": AT + timedelta(minutes=45), "requested_kw": 20.0, "requested_kwh": 10.0}
+    orders = [order(1), order(2, bpp_id="bpp-b", delivered_kwh=7.0, payable="2.00", **later)]
     (line,) = story([change()], orders, NAMES)
     assert line == (
-        "Sun 05 Sep 17:30  North was heading for 114% of its rating at 18:00: 120.0 kW asked for, "
-        "2 orders with Alpha and Bravo, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
+        "Sun 05 Sep 17:30  North was heading for 114% of its rating at 18:00 (at worst 121%): up to 100.0 kW "
+        "ordered from Alpha and Bravo in 2 orders, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
     )
 
 
@@ -144,7 +149,13 @@ def test_story__leaves_out_transitions_that_led_to_no_order():
 
 def test_story__keeps_orders_whose_cause_was_not_seen():
     (line,) = story([], [order(1)], NAMES)
-    assert line.startswith("North: 1 order with Alpha")
+    assert line.startswith("North: up to 80.0 kW ordered from Alpha in one order")
+
+
+def test_peak_kw__adds_what_runs_at_once():
+    after = {"window_start": AT + timedelta(hours=1), "window_end": AT + timedelta(hours=2)}
+    assert peak_kw([order(1), order(2, requested_kw=90.0, **after)]) == 90.0
+    assert peak_kw([order(1), order(2, requested_kw=90.0)]) == 170.0
 
 
 def test_money__adds_exactly_by_currency():
