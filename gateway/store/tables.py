@@ -253,7 +253,7 @@ class JournalEntry(Stored, table=True):
     __tablename__ = "journal_entry"
     seq: int = Field(sa_type=_Counter, primary_key=True, sa_column_kwargs={"autoincrement": False})
     entry_id: str = Field(sa_type=Text, unique=True)
-    at: datetime = Field(sa_type=UtcInstant, index=True)
+    at: datetime = Field(sa_type=UtcInstant)
     kind: str = Field(sa_type=Text)
     feeder_id: str | None = Field(default=None, sa_type=Text, index=True)
     transaction_id: str | None = Field(default=None, sa_type=Text, index=True)
