@@ -84,21 +84,16 @@ def _number(value: float) -> str:
     """Write a finite float as ECMAScript's Number::toString does (ECMA-262, 6.1.6.1.20)."""
     if value == 0:
         return "0"
+    text = repr(value)
+    if "e" not in text:  # 1e-4 to 1e16: both lay the shortest digits out alike
+        return text.removesuffix(".0")
     sign = "-" if value < 0 else ""
-    # Python's repr has the same shortest digits; only their layout differs.
-    mantissa, _, exponent = repr(abs(value)).partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    digits = (whole + fraction).lstrip("0")
-    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(digits))
-    digits = digits.rstrip("0")
-    count = len(digits)
-    if count <= point <= 21:
-        text = digits + "0" * (point - count)
-    elif 0 < point <= 21:
-        text = f"{digits[:point]}.{digits[point:]}"
-    elif -6 < point <= 0:
-        text = f"0.{'0' * -point}{digits}"
-    else:
-        tail = f".{digits[1:]}" if count > 1 else ""
-        text = f"{digits[0]}{tail}e{point - 1:+d}"
-    return sign + text
+    mantissa, _, exponent = text.lstrip("-").partition("e")
+    digits = mantissa.replace(".", "")
+    point = int(exponent) + 1  # digits before the decimal point
+    if 0 < point <= 21:
+        return f"{sign}{digits:0<{point}}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    tail = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
