@@ -64,7 +64,7 @@ class LearningRates:
     """
 
     memory_days: float = 60.0
-    ridge: float = 20.0
+    ridge: float = 10.0
     warm_days: float = 3.0
     refit_slots: int = 48
     error_days: float = 7.0

@@ -72,7 +72,8 @@ class Assessment:
         q90_kw: float64 (n, H), upper end.
         probabilities: float64 (n, 3), P(Normal), P(Alert), P(Critical) for the worst of the next hour;
             NaN where the present load is unknown.
-        features: float32 (n, F), ordered as ``FEATURE_NAMES``.
+        features: float32 (n, F) of the history, ordered as ``FEATURE_NAMES``.
+        risk_features: float32 (n, R) of the predicted hour and its limits, ordered as ``RISK_INPUTS``.
         model_id: Ids of the graphs that decided.
     """
 
@@ -82,6 +83,7 @@ class Assessment:
     q90_kw: Floats
     probabilities: Floats
     features: Float32
+    risk_features: Float32
     model_id: str
 
 
@@ -201,6 +203,7 @@ class RiskModel:
             q90_kw=quantiles_kw[:, :, 2],
             probabilities=self.probabilities(inputs, batch.step_min),
             features=seen.features,
+            risk_features=inputs,
             model_id=self._sets[batch.step_min].model_id,
         )
 

@@ -35,9 +35,9 @@ class StatePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     alert_loading: float = ALERT_LOADING
     critical_loading: float = CRITICAL_LOADING
-    alert_probability: float = 0.5
-    critical_probability: float = 0.35
-    release_ratio: float = 0.8
+    alert_probability: float = 0.4
+    critical_probability: float = 0.3
+    release_ratio: float = 0.7
     rise_after: int = 1
     fall_after: int = 1
     dwell_s: int = 0

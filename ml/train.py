@@ -41,7 +41,7 @@ from ml.features import (
 from ml.model import QUANTILES, RISK_INPUTS, STEPS_MIN, graph_path, risk_inputs
 from ml.replay import replay
 from ml.scores import forecast_scores, risk_labels, state_scores
-from ml.series import Floats, GridSeries, hour_ahead_peak_kw, rating_of, read_series, to_grid
+from ml.series import Floats, GridSeries, LoadSeries, hour_ahead_peak_kw, rating_of, read_series, to_grid
 
 Progress: TypeAlias = Callable[[str], None]
 Ints: TypeAlias = NDArray[np.intp]
@@ -74,6 +74,7 @@ class Budget:
 
     Attributes:
         rows_per_feeder: Origins drawn from each feeder.
+        extra_rows_per_feeder: The same from each extra series.
         cut_rows_per_feeder: Of these again with shortened or thinned history.
         middle_trees: Trees per horizon of the q50 graph.
         outer_trees: Trees per horizon of the q10 and q90 graphs.
@@ -84,15 +85,16 @@ class Budget:
         risk_rows_per_feeder: Origins of each feeder the state graph sees, at every virtual rating.
     """
 
-    rows_per_feeder: int = 9000
-    cut_rows_per_feeder: int = 1500
-    middle_trees: int = 150
-    outer_trees: int = 80
+    rows_per_feeder: int = 4000
+    extra_rows_per_feeder: int = 1500
+    cut_rows_per_feeder: int = 2000
+    middle_trees: int = 80
+    outer_trees: int = 50
     leaves: int = 15
-    learning_rate: float = 0.1
+    learning_rate: float = 0.13
     min_leaf: int = 40
     risk_trees: int = 60
-    risk_rows_per_feeder: int = 6000
+    risk_rows_per_feeder: int = 3000
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class Feeder:
 
     Attributes:
         name: Feeder id.
-        group: Feeders of one group share a source and are left out together.
+        group: Feeders of one group share a source and are left out together (start of the file's name).
+        extra: Only widens the quantile graphs.
         grid: Load on its grid.
         rating_kw: Default rating.
         full: Every origin.
@@ -111,6 +114,7 @@ class Feeder:
 
     name: str
     group: str
+    extra: bool
     grid: GridSeries
     rating_kw: float
     full: Origins
@@ -125,6 +129,7 @@ def train(
     seed: int = 7,
     budget: Budget | None = None,
     facts: dict[str, dict[str, str]] | None = None,
+    extra: Sequence[Path] = (),
     progress: Progress = print,
 ) -> tuple[Path, ...]:
     """Train and export every graph for which the sources have data.
@@ -134,7 +139,9 @@ def train(
         out_dir: Where graphs and cards go.
         seed: Seed of every random choice.
         budget: Size of the fit.
-        facts: Per file stem, ``licence``, ``source`` and optionally ``group`` for the cards.
+        facts: Per file stem, ``licence`` and ``source`` for the cards.
+        extra: More CSV files that only widen the quantile graphs, never judged and never in the state
+            graph; they are left out together with the sources of their group.
         progress: Called with one line per step of the work.
 
     Returns:
@@ -145,63 +152,63 @@ def train(
     """
     size = budget or Budget()
     known = facts or {}
-    files = {path: path.read_bytes() for path in sorted(sources)}
     feeders: list[Feeder] = []
-    for number, (path, data) in enumerate(files.items()):
+    for path, widening in [(p, False) for p in sorted(sources)] + [(p, True) for p in sorted(extra)]:
         for series in read_series(path):
             grid = to_grid(series)
             loads = grid.load_kw[np.isfinite(grid.load_kw)]
             if loads.size == 0 or (loads == 0).mean() > DEAD_SHARE:
                 progress(f"{series.feeder_id}: left out, a dead meter")
                 continue
-            stem = path.name.split(".")[0]
-            about = known.get(stem, {})
-            rng = np.random.default_rng([seed, number, len(feeders)])
-            source = TrainingSource(
-                name=path.name,
-                sha256=sha256_of(data),
-                rows=int(loads.size),
-                step_min=grid.step_min,
-                licence=about.get("licence", "not stated"),
-                origin=about.get("source", "not stated"),
-            )
-            group = about.get("group", stem.split("_")[0])
-            rating_kw = rating_of(series)
-            feeders.append(
-                _feeder(series.feeder_id, group, grid, rating_kw=rating_kw, source=source, size=size, rng=rng)
-            )
+            feeders.append(_feeder(series, grid, _source(path, grid, known), size, seed, extra=widening))
             progress(f"{series.feeder_id}: {loads.size} slots of {grid.step_min} min")
     out_dir.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for step in STEPS_MIN:
         chosen = [feeder for feeder in feeders if feeder.grid.step_min == step]
-        if chosen:
+        if any(not feeder.extra for feeder in chosen):
             written += _train_step(chosen, step, out_dir, seed=seed, size=size, progress=progress)
     if not written:
         raise TrainingError("no source has usable load")
     return tuple(written)
 
 
+def _source(path: Path, grid: GridSeries, facts: dict[str, dict[str, str]]) -> TrainingSource:
+    about = facts.get(_stem(path), {})
+    return TrainingSource(
+        name=path.name,
+        sha256=sha256_of(path.read_bytes()),
+        rows=int(np.isfinite(grid.load_kw).sum()),
+        step_min=grid.step_min,
+        licence=about.get("licence", "not stated"),
+        origin=about.get("source", "not stated"),
+    )
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
 def _feeder(
-    name: str,
-    group: str,
-    grid: GridSeries,
-    *,
-    rating_kw: float,
-    source: TrainingSource,
-    size: Budget,
-    rng: np.random.Generator,
+    series: LoadSeries, grid: GridSeries, source: TrainingSource, size: Budget, seed: int, *, extra: bool
 ) -> Feeder:
+    rng = _generator(seed, series.feeder_id)
+    rating_kw = rating_of(series)
     slots = np.flatnonzero(grid.origin)
     drawn = np.sort(rng.choice(slots, min(size.cut_rows_per_feeder, slots.size), replace=False))
+    if extra:
+        slots = np.sort(rng.choice(slots, min(size.extra_rows_per_feeder, slots.size), replace=False))
+        drawn = drawn[:: max(1, size.rows_per_feeder // size.extra_rows_per_feeder)]
     width = history_slots(grid.step_min)
     per_hour = slots_per_hour(grid.step_min)
 
     def mask(windows: Float32, part: Ints) -> Float32:
-        """Half of the rows keep only their newest hours, the others lose single slots."""
+        """Most rows keep only their newest hours or days, the others lose single slots."""
         windows = windows.copy()
-        short = rng.random(part.size) < 0.6
-        keep = np.exp(rng.uniform(np.log(per_hour + 1), np.log(width), part.size)).astype(int)
+        short = rng.random(part.size) < 0.8
+        hours = np.exp(rng.uniform(np.log(per_hour), np.log(24 * per_hour), part.size))
+        days = np.exp(rng.uniform(np.log(24 * per_hour), np.log(width), part.size))
+        keep = np.where(rng.random(part.size) < 0.35, hours, days).astype(int) + 1
         age = np.arange(width)[::-1]
         windows[(age >= keep[:, None]) & short[:, None]] = np.nan
         holes = rng.random(windows.shape) < rng.uniform(0, 0.15, part.size)[:, None]
@@ -210,24 +217,30 @@ def _feeder(
         return windows
 
     return Feeder(
-        name=name,
-        group=group,
+        name=series.feeder_id,
+        group=_stem(Path(source.name)).split("_")[0],
+        extra=extra,
         grid=grid,
         rating_kw=rating_kw,
-        full=origins_of(grid, rating_kw),
+        full=origins_of(grid, rating_kw, slots=slots),
         cut=origins_of(grid, rating_kw, slots=drawn, mask=mask),
         source=source,
     )
 
 
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])])
+
+
 def _train_step(
-    feeders: Sequence[Feeder], step: int, out_dir: Path, *, seed: int, size: Budget, progress: Progress
+    everyone: Sequence[Feeder], step: int, out_dir: Path, *, seed: int, size: Budget, progress: Progress
 ) -> list[Path]:
+    feeders = [feeder for feeder in everyone if not feeder.extra]
     groups = sorted({feeder.group for feeder in feeders})
     honest: dict[str, Floats] = {}
     metrics: dict[str, Any] = {"source_left_out": {}, "time_split": {}}
     for group in groups:
-        others = [f for f in feeders if f.group != group] or list(feeders)
+        others = [f for f in everyone if f.group != group] or feeders
         models = _fit_quantiles(others, step, seed, size)
         for feeder in feeders:
             if feeder.group == group:
@@ -239,14 +252,14 @@ def _train_step(
     metrics["state"] = thresholds
     progress(f"{step} min, state: {thresholds}")
 
-    early = _fit_quantiles(feeders, step, seed, size, share=1 - TEST_SHARE)
+    early = _fit_quantiles(everyone, step, seed, size, share=1 - TEST_SHARE)
     for feeder in feeders:
         answer = replay(feeder.grid, feeder.full, _predict(early, feeder.full, step))[0]
         late = feeder.full.slot >= int((1 - TEST_SHARE) * feeder.grid.load_kw.size)
         metrics["time_split"][feeder.name] = _scores(feeder, answer, late & _warm(feeder))
         progress(f"{step} min, {feeder.name} last quarter: {_line(metrics['time_split'][feeder.name])}")
 
-    final = _fit_quantiles(feeders, step, seed, size)
+    final = _fit_quantiles(everyone, step, seed, size)
     sample = np.concatenate([f.full.frame.features[::29] for f in feeders])
     units = np.concatenate([np.abs(f.full.frame.unit_kw[::29]) / f.rating_kw for f in feeders])
     training = _training_facts(feeders, seed, size)
@@ -268,7 +281,7 @@ def _train_step(
                 "the last 7 days); output: change from the present load in volatilities"
             ),
             outputs=tuple(f"change_{minutes}min" for minutes in horizons_min(step)),
-            trained_on=tuple(f.source for f in feeders),
+            trained_on=tuple(f.source for f in everyone),
             training=training | {"estimator": _describe(quantile, size), "parity_ratings": gap},
             packages=_packages(),
             metrics=metrics,
@@ -322,7 +335,7 @@ def _warm(feeder: Feeder) -> NDArray[np.bool_]:
 def _rows(feeder: Feeder, size: Budget, seed: int, share: float) -> tuple[Float32, Floats]:
     """Features and targets (in volatilities) of one feeder's training rows."""
     last = int(share * feeder.grid.load_kw.size) - slots_per_hour(feeder.grid.step_min)
-    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(feeder.name.encode()).digest()[:4])])
+    rng = _generator(seed, feeder.name)
     parts: list[tuple[Float32, Floats]] = []
     for origins, warm_only, limit in (
         (feeder.full, True, size.rows_per_feeder),

@@ -10,7 +10,8 @@ import pytest
 from ml.train import Budget, train
 
 TINY = Budget(
-    rows_per_feeder=800,
+    rows_per_feeder=300,
+    extra_rows_per_feeder=200,
     cut_rows_per_feeder=100,
     middle_trees=6,
     outer_trees=4,
@@ -42,7 +43,7 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     paths = []
     for number, (name, step) in enumerate((("a_1", 15), ("b_1", 15), ("c_1", 30))):
         path = folder / f"{name}.csv.gz"
-        write_feeder(path, days=16, step_min=step, seed=number)
+        write_feeder(path, days=11, step_min=step, seed=number)
         paths.append(path)
     return tuple(paths)
 

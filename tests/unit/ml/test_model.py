@@ -42,6 +42,7 @@ def test_an_assessment_is_complete(model: RiskModel, step: int, horizons: tuple[
     assert (answer.q50_kw < answer.q90_kw).all()
     assert answer.probabilities.sum(axis=1) == pytest.approx(np.ones(3))
     assert answer.features.shape == (3, len(FEATURE_NAMES))
+    assert answer.risk_features.shape == (3, len(RISK_INPUTS))
     assert f"load_{step}min_q50" in answer.model_id
     assert f"risk_{step}min_state" in answer.model_id
 

@@ -9,7 +9,8 @@ from ml.model import RISK_INPUTS
 from ml.train import PARITY, Budget, forecast_inputs, train
 
 TINY = Budget(
-    rows_per_feeder=800,
+    rows_per_feeder=300,
+    extra_rows_per_feeder=200,
     cut_rows_per_feeder=100,
     middle_trees=6,
     outer_trees=4,
@@ -45,9 +46,21 @@ def test_every_graph_has_a_card_that_describes_it(tiny_models: Path, tiny_source
 def test_the_same_seed_gives_the_same_graphs(
     tiny_models: Path, tiny_sources: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    again = train(tiny_sources[:2], tmp_path, seed=3, budget=TINY, progress=lambda _: None)
+    again = train(tiny_sources[2:], tmp_path, seed=3, budget=TINY, progress=lambda _: None)
+    assert len(again) == 4
     for path in again:
         assert path.read_bytes() == (tiny_models / path.name).read_bytes(), path.name
+
+
+def test_extra_series_widen_the_graphs_and_are_not_judged(
+    tiny_sources: tuple[Path, ...], tmp_path: Path
+) -> None:
+    train(tiny_sources[:1], tmp_path, seed=3, budget=TINY, extra=tiny_sources[1:2], progress=lambda _: None)
+    card, _ = read_checked(tmp_path / "load_15min_q50.onnx")
+    assert [source.name for source in card.trained_on] == [path.name for path in tiny_sources[:2]]
+    assert set(card.metrics["source_left_out"]) == {"a_1"}
+    risk, _ = read_checked(tmp_path / "risk_15min_state.onnx")
+    assert [source.name for source in risk.trained_on] == [tiny_sources[0].name]
 
 
 def test_a_dead_meter_is_left_out_and_alone_is_an_error(tmp_path: Path) -> None:
