@@ -71,6 +71,7 @@ class ThresholdRule:
             q90_kw=middle + half[:, None],
             probabilities=probabilities,
             features=feature_matrix(batch),
+            risk_features=np.empty((len(now_kw), 0), dtype=np.float32),
             model_id="threshold-rule",
         )
 
