@@ -3,12 +3,18 @@
 Everything that several decisions could fight over (what is booked, what is still uncovered) is read
 and written in the same transaction, so one DER is never sold twice.
 
-Rules (contract, "Buying"): bought on an upward transition or when the uncovered need grows; a seller
-that falls through is replaced from the rest of the catalogue, and no offer is tried twice for a need.
+Rules (contract, "Buying"):
+
+* Bought on an upward transition or when the uncovered need grows; a seller that falls through is
+  replaced from the rest of the catalogue, and no offer is tried twice for a need.
+* What is bought after the decision (a replacement, offers that came late) is for the quarter hours
+  still ahead, and only while the feeder is not known to be Normal again.
+* One need of a feeder waits for offers at a time: a newer one counts the older one's kW again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import select
@@ -23,7 +29,7 @@ from gateway.flex.rank import make_plan
 from gateway.flex.relief import Booking, relief_per_slot
 from gateway.orders.order import TERMINAL, Order, OrderState
 from gateway.store.sql import upsert
-from gateway.store.tables import flex_event
+from gateway.store.tables import feeder_state, flex_event
 from gateway.trading.desk import Desk, LostRelief, booking_orders, orders_where
 from gateway.trading.work import Work
 from gateway.types import SLOT_MIN, Direction, FlexNeed, GridState, NeedSlot
@@ -181,9 +187,15 @@ class Buyer:
     def replan(self, work: Work, lost: LostRelief) -> Purchase:
         """Cover what a fallen order was to deliver from offers not tried for this need yet."""
         order = lost.order
+        present = _present(work, order.feeder_id)
+        if present.state is GridState.NORMAL:
+            return Purchase(reason="the feeder is Normal again")
         stored = self._need(work, order.need_id)
+        ahead = _ahead(stored.need, present)
+        if ahead is None:
+            return Purchase(reason="the quarter hours of the need are over")
         siblings = orders_where(work.connection, need_id=order.need_id)
-        need = _remaining(stored.need, siblings)
+        need = _remaining(ahead, (*siblings, *booking_orders(work.connection, [order.feeder_id])))
         if need is None:
             return Purchase(reason="the rest of the need is covered")
         tried = {(one.bpp_id, one.terms.offer_id) for one in siblings}
@@ -215,8 +227,15 @@ class Buyer:
         return Purchase(reason=lost.reason, need=need, plan=plan, traded=True)
 
     def supply(self, work: Work, feeder_id: str) -> list[Purchase]:
-        """New offers came in: cover needs that found no offer at all when they were decided."""
-        purchases = []
+        """New offers came in: cover a need that found no offer at all when it was decided.
+
+        A need whose time has passed, or whose feeder is Normal again, is closed instead. While the
+        state is Unknown nothing is bought.
+        """
+        purchases: list[Purchase] = []
+        present = _present(work, feeder_id)
+        if present.state is None:
+            return purchases
         rows = work.connection.execute(
             select(flex_event.c.need_id, flex_event.c.state_change_id).where(
                 flex_event.c.feeder_id == feeder_id, flex_event.c.status == "OPEN"
@@ -224,7 +243,11 @@ class Buyer:
         ).all()
         for row in rows:
             stored = self._need(work, row.need_id)
-            plan = self._plan(work, stored.need, stored.weights)
+            need = _ahead(stored.need, present) if present.state is not GridState.NORMAL else None
+            if need is None:
+                self._set_status(work, row.need_id, "OVER")
+                continue
+            plan = self._plan(work, need, stored.weights)
             if not plan.orders:
                 continue
             work.note(
@@ -234,11 +257,9 @@ class Buyer:
                 event_id=row.need_id,
             )
             for planned in plan.orders:
-                self._open(
-                    work, planned, stored.need, state_change_id=row.state_change_id, detected_at=work.now
-                )
-            self._set_status(work, row.need_id, plan)
-            purchases.append(Purchase(reason="offers arrived", need=stored.need, plan=plan, traded=True))
+                self._open(work, planned, need, state_change_id=row.state_change_id, detected_at=work.now)
+            self._set_status(work, row.need_id, _status(plan))
+            purchases.append(Purchase(reason="offers arrived", need=need, plan=plan, traded=True))
         return purchases
 
     def discover(self, work: Work, need: FlexNeed) -> None:
@@ -314,6 +335,12 @@ class Buyer:
         trade: bool,
     ) -> None:
         """Write the need and its plan down before any order refers to them."""
+        if trade:
+            work.connection.execute(
+                flex_event.update()
+                .where(flex_event.c.feeder_id == need.feeder_id, flex_event.c.status == "OPEN")
+                .values(status="SUPERSEDED")
+            )
         stored = StoredNeed(need=need, weights=decision.config.weights, reason=reason)
         upsert(
             work.connection,
@@ -379,9 +406,9 @@ class Buyer:
         return msgspec.json.decode(body, type=StoredNeed)
 
     @staticmethod
-    def _set_status(work: Work, need_id: str, plan: FlexPlan) -> None:
+    def _set_status(work: Work, need_id: str, status: str) -> None:
         work.connection.execute(
-            flex_event.update().where(flex_event.c.need_id == need_id).values(status=_status(plan))
+            flex_event.update().where(flex_event.c.need_id == need_id).values(status=status)
         )
 
     @staticmethod
@@ -398,14 +425,49 @@ class Buyer:
 
 
 def _status(plan: FlexPlan) -> str:
-    """OPEN waits for offers; PLANNED has orders, covered or not."""
+    """OPEN waits for offers (until OVER or SUPERSEDED); PLANNED has orders, covered or not."""
     return "PLANNED" if plan.orders else "OPEN"
 
 
-def _remaining(need: FlexNeed, siblings: Iterable[Order]) -> FlexNeed | None:
-    """What of a need the living orders placed for it do not cover; None when that is nothing."""
+class _Present(NamedTuple):
+    """A feeder as it is now: event time, as far as it is known, and state; None is Unknown."""
+
+    event_now: datetime | None
+    state: GridState | None
+
+
+def _present(work: Work, feeder_id: str) -> _Present:
+    """Where a feeder's event time stands.
+
+    It is that of the newest reading, and goes on no slower than wall time has since: a feeder that has
+    fallen silent must not make the past look like the future.
+    """
+    row = work.connection.execute(
+        select(feeder_state.c.state, feeder_state.c.last_reading_at, feeder_state.c.updated_at).where(
+            feeder_state.c.feeder_id == feeder_id
+        )
+    ).first()
+    if row is None:
+        return _Present(None, None)
+    elapsed = max(timedelta(0), work.now - row.updated_at)
+    return _Present(row.last_reading_at + elapsed, None if row.state is None else GridState(row.state))
+
+
+def _ahead(need: FlexNeed, present: _Present) -> FlexNeed | None:
+    """The part of a need that is not over yet, as of now; None when all of it is."""
+    now = present.event_now
+    if now is None:
+        return need
+    slots = tuple(slot for slot in need.slots if slot.start + timedelta(minutes=SLOT_MIN) > now)
+    if not any(slot.kw for slot in slots):
+        return None
+    return msgspec.structs.replace(need, slots=slots, decided_at=max(need.decided_at, now))
+
+
+def _remaining(need: FlexNeed, orders: Iterable[Order]) -> FlexNeed | None:
+    """What of a need the living ones of its feeder's orders do not cover; None when that is nothing."""
     gone = TERMINAL - {OrderState.COMPLETED, OrderState.UNSETTLED} | {OrderState.CANCELLING}
-    living = [order for order in siblings if order.state not in gone]
+    living = [order for order in orders if order.state not in gone]
     covered_kw = relief_per_slot(
         bookings_of(living),
         feeder_id=need.feeder_id,
