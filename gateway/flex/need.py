@@ -36,12 +36,15 @@ class NeedPolicy(msgspec.Struct, frozen=True, kw_only=True):
         quantile_weight: 0 plans for the median, 1 for the outer quantile (q90 of import, q10 of export).
         min_lot_kw: A slot that needs less is left alone.
         growth_share: Growth of the uncovered need, as share of the rating, that buys again.
+        urgent_slots: Growth is judged over so many next slots; later ones can wait for a surer
+            forecast, and are bought with the urgent ones once those grow.
     """
 
     target_loading: float = 0.90
     quantile_weight: float = 0.5
     min_lot_kw: float = 1.0
     growth_share: float = 0.01
+    urgent_slots: int = 2
 
 
 DEFAULT_POLICY = NeedPolicy()
@@ -152,7 +155,7 @@ def should_buy(
     """Decide whether a need is bought for now.
 
     Bought on an upward transition, or when the uncovered need grew by more than the threshold since
-    the last plan in at least one slot; a slot the last plan did not reach counts from zero. A need
+    the last plan in at least one urgent slot; a slot the last plan did not reach counts from zero. A need
     that stayed uncovered for want of offers is not asked for again and again.
 
     Args:
@@ -174,7 +177,8 @@ def should_buy(
     if state > before:
         return BuyDecision(buy=True, reason=f"the state rose from {before.name} to {state.name}")
     known = uncovered_before or {}
-    growth_kw = max(slot.kw - known.get(slot.start, 0.0) for slot in need.slots)
+    urgent = need.slots[: policy.urgent_slots]
+    growth_kw = max(slot.kw - known.get(slot.start, 0.0) for slot in urgent)
     threshold_kw = max(policy.growth_share * rating_kw, policy.min_lot_kw)
     if growth_kw > threshold_kw:
         return BuyDecision(

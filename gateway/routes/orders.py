@@ -281,7 +281,7 @@ async def dry_run(data: PlanRequest, runtime: Runtime) -> FlexPlan:
     feeder, assessment = assessed(runtime, data.feeder_id)
     if feeder.config is None or not assessment.forecast:
         raise NotFound(f"there is no forecast of '{data.feeder_id}' to plan for", feeder_id=data.feeder_id)
-    bookings = bookings_of(await runtime.ledger.read(lambda c: booking_orders(c, [data.feeder_id])))
+    bookings = bookings_of(await runtime.ledger.read(lambda c: booking_orders(c, data.feeder_id)))
     rows = forecast_rows(feeder)
     policy = runtime.buyer.need_policy(feeder.config)
     need = required_relief(

@@ -1,6 +1,7 @@
 """The two statements whose spelling depends on the database: insert unless there, insert or update."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -12,8 +13,7 @@ Row = Mapping[str, Any]
 def insert_missing(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows; those whose key is there already are left as they are."""
     if rows:
-        statement = _insert(connection, table).on_conflict_do_nothing()
-        connection.execute(statement, list(rows))
+        connection.execute(_insert_missing(connection.dialect.name, table), list(rows))
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -21,20 +21,30 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
 
     All rows must name the same columns.
     """
-    if not rows:
-        return
+    if rows:
+        connection.execute(_upsert(connection.dialect.name, table, tuple(rows[0])), list(rows))
+
+
+# Statements are kept: building one costs as much as running it. Tables are few and live for ever.
+
+
+@lru_cache(maxsize=64)
+def _insert_missing(dialect: str, table: Table) -> sqlite.Insert:
+    return _insert(dialect, table).on_conflict_do_nothing()
+
+
+@lru_cache(maxsize=64)
+def _upsert(dialect: str, table: Table, columns: tuple[str, ...]) -> sqlite.Insert:
     keys = [column.name for column in table.primary_key]
-    statement = _insert(connection, table)
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    if changed:
-        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
-    else:
-        statement = statement.on_conflict_do_nothing()
-    connection.execute(statement, list(rows))
+    statement = _insert(dialect, table)
+    changed = {name: statement.excluded[name] for name in columns if name not in keys}
+    if not changed:
+        return statement.on_conflict_do_nothing()
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
-def _insert(connection: Connection, table: Table) -> sqlite.Insert:
+def _insert(dialect: str, table: Table) -> sqlite.Insert:
     # Both dialects spell it alike; the PostgreSQL one is typed apart but has the same methods.
-    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement: sqlite.Insert = insert(table)
     return statement

@@ -134,7 +134,7 @@ class Buyer:
             need_id=work.new_id(),
             feeder_id=decision.feeder_id,
             decided_at=decision.origin_at,
-            bookings=bookings_of(booking_orders(work.connection, [decision.feeder_id])),
+            bookings=bookings_of(booking_orders(work.connection, decision.feeder_id)),
             location=decision.config.location,
             policy=policy,
         )
@@ -195,7 +195,7 @@ class Buyer:
         if ahead is None:
             return Purchase(reason="the quarter hours of the need are over")
         siblings = orders_where(work.connection, need_id=order.need_id)
-        need = _remaining(ahead, (*siblings, *booking_orders(work.connection, [order.feeder_id])))
+        need = _remaining(ahead, (*siblings, *booking_orders(work.connection, order.feeder_id)))
         if need is None:
             return Purchase(reason="the rest of the need is covered")
         tried = {(one.bpp_id, one.terms.offer_id) for one in siblings}
@@ -317,7 +317,7 @@ class Buyer:
             need,
             offers,
             plan_id=work.new_id(),
-            bookings=bookings_of(booking_orders(work.connection, [need.feeder_id])),
+            bookings=bookings_of(booking_orders(work.connection, need.feeder_id)),
             weights=weights,
             lapsed=lapsed_offers(offers, work.now),
             excluded=excluded,

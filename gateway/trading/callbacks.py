@@ -16,7 +16,7 @@ Source: Beckn v2.0.0 context rules; NFH-007 (dedupe on sender, action, message a
 from collections.abc import Callable
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.engine import RowMapping
 
 from gateway.audit.journal import Payload
@@ -30,6 +30,16 @@ from gateway.store.tables import inbox, outbox
 from gateway.trading.desk import Desk, LostRelief, load_order, orders_where
 from gateway.trading.work import Work
 from gateway.types import ContractView, Direction, Offer
+
+_KNOWN = select(inbox.c.received_at).where(
+    inbox.c.sender_id == bindparam("sender"),
+    inbox.c.action == bindparam("what"),
+    inbox.c.message_id == bindparam("message"),
+    inbox.c.body_digest == bindparam("digest"),
+)
+_REQUEST = select(
+    outbox.c.action, outbox.c.transaction_id, outbox.c.peer_id, outbox.c.order_id, outbox.c.body
+).where(outbox.c.message_id == bindparam("message"))
 
 UNSOLICITED = frozenset({"on_status", "on_update", "on_cancel"})
 
@@ -92,12 +102,13 @@ def receive(work: Work, message: VerifiedMessage, answer: bytes, desk: Desk) -> 
 
 def _known(work: Work, message: VerifiedMessage) -> bool:
     found = work.connection.execute(
-        select(inbox.c.received_at).where(
-            inbox.c.sender_id == message.sender.subscriber_id,
-            inbox.c.action == message.action,
-            inbox.c.message_id == message.context.message_id,
-            inbox.c.body_digest == message.digest,
-        )
+        _KNOWN,
+        {
+            "sender": message.sender.subscriber_id,
+            "what": message.action,
+            "message": message.context.message_id,
+            "digest": message.digest,
+        },
     ).first()
     return found is not None
 
@@ -109,15 +120,7 @@ def _request_of(work: Work, message: VerifiedMessage) -> RowMapping | None:
         BecknRefusal: It claims a request of ours but does not fit it.
     """
     context = message.context
-    request = (
-        work.connection.execute(
-            select(
-                outbox.c.action, outbox.c.transaction_id, outbox.c.peer_id, outbox.c.order_id, outbox.c.body
-            ).where(outbox.c.message_id == context.message_id)
-        )
-        .mappings()
-        .first()
-    )
+    request = work.connection.execute(_REQUEST, {"message": context.message_id}).mappings().first()
     if request is None:
         if message.action in UNSOLICITED:
             return None

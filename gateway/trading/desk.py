@@ -5,13 +5,13 @@ order row, its moves, timers, messages (built, signed and stored before they lea
 rows. Nothing is sent from here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
 from gateway.audit.journal import Payload
 from gateway.beckn import v2
@@ -40,9 +40,46 @@ from gateway.orders.order import (
     Verb,
 )
 from gateway.orders.transition import transition
-from gateway.store.sql import upsert
 from gateway.store.tables import flex_order, outbox, settlement_row, timer
 from gateway.trading.work import Outgoing, Work
+
+# Statements of the hot path are built once: building one costs as much as running it.
+_INSERT_ORDER = insert(flex_order)
+_ORDER_COLUMNS = (
+    "state",
+    "version",
+    "contract_id",
+    "body",
+    "confirm_sent_at",
+    "updated_at",
+)
+_UPDATE_ORDER = (
+    update(flex_order)
+    .where(flex_order.c.order_id == bindparam("key"))
+    .values({name: bindparam(f"new_{name}") for name in _ORDER_COLUMNS})
+)
+_INSERT_MESSAGE = insert(outbox)
+_REPEAT_MESSAGE = (
+    update(outbox)
+    .where(outbox.c.message_id == bindparam("key"))
+    .values(
+        signature=bindparam("new_signature"),
+        attempts=bindparam("new_attempts"),
+        status="PENDING",
+        next_attempt_at=bindparam("new_next_attempt_at"),
+    )
+)
+_MESSAGE = select(outbox).where(outbox.c.message_id == bindparam("key"))
+_CLEAR_TIMERS = delete(timer).where(timer.c.order_id == bindparam("key"))
+_CLEAR_TIMER = _CLEAR_TIMERS.where(timer.c.kind == bindparam("timer_kind"))
+_INSERT_TIMER = insert(timer)
+_INSERT_SETTLEMENT = insert(settlement_row)
+_ORDER_BODY = select(flex_order.c.body).where(flex_order.c.order_id == bindparam("key"))
+_BOOKING_BODIES = (
+    select(flex_order.c.body)
+    .where(flex_order.c.feeder_id == bindparam("feeder"))
+    .where(flex_order.c.state.in_(sorted(state.value for state in BOOKING)))
+)
 
 WIRE_ACTION = {Verb.COMPLETE: "status"}
 """Verbs whose action on the wire has another name (docs/decisions/0004-complete-verb.md)."""
@@ -83,7 +120,7 @@ class Desk:
 
     def open(self, work: Work, order: Order) -> list[LostRelief]:
         """Write a new order down and begin to trade it."""
-        work.connection.execute(insert(flex_order).values(**_row(order, work.now), created_at=work.now))
+        work.connection.execute(_INSERT_ORDER, _row(order, work.now) | {"created_at": work.now})
         work.note(
             "order.opened",
             {"order": order, "requested_kwh": order.terms.requested_kwh},
@@ -214,20 +251,21 @@ class Desk:
             need_id=order.need_id if order else need_id,
         )
         work.connection.execute(
-            insert(outbox).values(
-                message_id=message_id,
-                order_id=outgoing.order_id,
-                peer_id=peer_id,
-                url=outgoing.url,
-                action=action,
-                transaction_id=transaction_id,
-                body=body,
-                signature=outgoing.authorization,
-                status="PENDING",
-                attempts=1,
-                next_attempt_at=work.now,
-                created_at=work.now,
-            )
+            _INSERT_MESSAGE,
+            {
+                "message_id": message_id,
+                "order_id": outgoing.order_id,
+                "peer_id": peer_id,
+                "url": outgoing.url,
+                "action": action,
+                "transaction_id": transaction_id,
+                "body": body,
+                "signature": outgoing.authorization,
+                "status": "PENDING",
+                "attempts": 1,
+                "next_attempt_at": work.now,
+                "created_at": work.now,
+            },
         )
         self._note_sent(work, outgoing, verb)
         return outgoing
@@ -240,21 +278,20 @@ class Desk:
             attempts=outgoing.attempts + 1,
         )
         work.connection.execute(
-            update(outbox)
-            .where(outbox.c.message_id == again.message_id)
-            .values(
-                signature=again.authorization,
-                attempts=again.attempts,
-                status="PENDING",
-                next_attempt_at=work.now,
-            )
+            _REPEAT_MESSAGE,
+            {
+                "key": again.message_id,
+                "new_signature": again.authorization,
+                "new_attempts": again.attempts,
+                "new_next_attempt_at": work.now,
+            },
         )
         self._note_sent(work, again, None)
         return again
 
     def _resend(self, work: Work, order: Order) -> None:
-        owed = select(outbox).where(outbox.c.message_id == order.awaiting)
-        self.repeat(work, outgoing_of(work.connection.execute(owed).mappings().one(), order))
+        owed = work.connection.execute(_MESSAGE, {"key": order.awaiting}).mappings().one()
+        self.repeat(work, outgoing_of(owed, order))
 
     def _note_sent(self, work: Work, outgoing: Outgoing, verb: Verb | None) -> None:
         work.outgoing.append(outgoing)
@@ -293,18 +330,16 @@ class Desk:
             due_wall = order.detected_at + (due_event - order.decided_event_at) + self._grace
         else:
             due_wall = work.now + timedelta(seconds=command.wall_s or 0.0)
-        upsert(
-            work.connection,
-            timer,
-            [
-                {
-                    "order_id": order.order_id,
-                    "kind": command.kind.value,
-                    "due_wall": due_wall,
-                    "due_event": due_event,
-                    "feeder_id": order.feeder_id,
-                }
-            ],
+        work.connection.execute(_CLEAR_TIMER, {"key": order.order_id, "timer_kind": command.kind.value})
+        work.connection.execute(
+            _INSERT_TIMER,
+            {
+                "order_id": order.order_id,
+                "kind": command.kind.value,
+                "due_wall": due_wall,
+                "due_event": due_event,
+                "feeder_id": order.feeder_id,
+            },
         )
 
     def _settle(self, work: Work, order: Order) -> Event:
@@ -320,7 +355,7 @@ class Desk:
         except SettlementRefused as refused:
             work.note("settlement.refused", {"reason": refused.detail, "code": refused.code}, **_refs(order))
             return SettlementFailed(at=work.now, reason=f"{refused.code}: {refused.detail}")
-        work.connection.execute(insert(settlement_row), [_settlement_record(row, work.now) for row in rows])
+        work.connection.execute(_INSERT_SETTLEMENT, [_settlement_record(row, work.now) for row in rows])
         payable = sum((Decimal(row.amount) for row in rows), Decimal(0))
         delivered_wh = sum(row.delivered_wh for row in rows)
         work.note(
@@ -333,9 +368,9 @@ class Desk:
     @staticmethod
     def _save(work: Work, order: Order) -> None:
         work.orders[order.order_id] = order
-        work.connection.execute(
-            update(flex_order).where(flex_order.c.order_id == order.order_id).values(**_row(order, work.now))
-        )
+        row = _row(order, work.now)
+        changed = {f"new_{name}": row[name] for name in _ORDER_COLUMNS}
+        work.connection.execute(_UPDATE_ORDER, changed | {"key": order.order_id})
 
 
 def _message(order: Order, command: Send) -> dict[str, Any]:
@@ -357,10 +392,10 @@ def _message(order: Order, command: Send) -> dict[str, Any]:
 
 
 def _disarm(connection: Connection, order: Order, command: ClearTimer) -> None:
-    statement = delete(timer).where(timer.c.order_id == order.order_id)
-    if command.kind is not None:
-        statement = statement.where(timer.c.kind == command.kind.value)
-    connection.execute(statement)
+    if command.kind is None:
+        connection.execute(_CLEAR_TIMERS, {"key": order.order_id})
+    else:
+        connection.execute(_CLEAR_TIMER, {"key": order.order_id, "timer_kind": command.kind.value})
 
 
 def _order_refs(order: Order) -> dict[str, str]:
@@ -434,9 +469,7 @@ def load_order(connection: Connection, order_id: str) -> Order:
     Raises:
         NotFound: No such order.
     """
-    body = connection.execute(
-        select(flex_order.c.body).where(flex_order.c.order_id == order_id)
-    ).scalar_one_or_none()
+    body = connection.execute(_ORDER_BODY, {"key": order_id}).scalar_one_or_none()
     if body is None:
         raise NotFound(f"no order {order_id}", order_id=order_id)
     return msgspec.json.decode(body, type=Order)
@@ -466,11 +499,7 @@ def orders_where(
     return tuple(msgspec.json.decode(body, type=Order) for body in connection.execute(statement).scalars())
 
 
-def booking_orders(connection: Connection, feeder_ids: Sequence[str]) -> tuple[Order, ...]:
-    """Orders whose DERs count as taken at these feeders."""
-    statement = (
-        select(flex_order.c.body)
-        .where(flex_order.c.feeder_id.in_(feeder_ids))
-        .where(flex_order.c.state.in_([state.value for state in BOOKING]))
-    )
-    return tuple(msgspec.json.decode(body, type=Order) for body in connection.execute(statement).scalars())
+def booking_orders(connection: Connection, feeder_id: str) -> tuple[Order, ...]:
+    """Orders whose DERs count as taken at a feeder."""
+    bodies = connection.execute(_BOOKING_BODIES, {"feeder": feeder_id}).scalars()
+    return tuple(msgspec.json.decode(body, type=Order) for body in bodies)

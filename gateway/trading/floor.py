@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from gateway.audit.journal import Payload
 from gateway.beckn.envelope import AnswerKind
@@ -42,6 +42,16 @@ from gateway.trading.work import Ledger, Outgoing, Work
 from gateway.types import SLOT_MIN, Direction
 
 log = logging.getLogger(__name__)
+
+_CLOSE = (
+    update(outbox)
+    .where(outbox.c.message_id == bindparam("key"))
+    .values(status=bindparam("new_status"), next_attempt_at=None)
+)
+_DUE_BY_EVENT = select(timer.c.order_id, timer.c.kind).where(
+    timer.c.feeder_id == bindparam("feeder"), timer.c.due_event <= bindparam("event_now")
+)
+_DUE_BY_WALL = select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= bindparam("now"))
 
 TIMER_TICK_S = 0.05
 SHOWS_IN_LOAD = AGREED | {OrderState.COMPLETED, OrderState.UNSETTLED, OrderState.CANCELLING}
@@ -323,18 +333,12 @@ class TradingFloor:
 
     def event_time_passed(self, work: Work, feeder_id: str, event_now: datetime) -> None:
         """Fire the event-time timers of a feeder whose telemetry has reached them."""
-        due = work.connection.execute(
-            select(timer.c.order_id, timer.c.kind).where(
-                timer.c.feeder_id == feeder_id, timer.c.due_event <= event_now
-            )
-        ).all()
+        due = work.connection.execute(_DUE_BY_EVENT, {"feeder": feeder_id, "event_now": event_now}).all()
         self._fire(work, [(row.order_id, row.kind) for row in due])
 
     async def _fire_due(self) -> None:
         now = self._clock()
-        due = await self._ledger.read(
-            lambda c: c.execute(select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= now)).all()
-        )
+        due = await self._ledger.read(lambda c: c.execute(_DUE_BY_WALL, {"now": now}).all())
         if due:
             _, work = await self._ledger.commit(
                 lambda work: self._fire(work, [(row.order_id, row.kind) for row in due])
@@ -447,8 +451,4 @@ class TradingFloor:
 
 
 def _close(work: Work, outgoing: Outgoing, status: str) -> None:
-    work.connection.execute(
-        update(outbox)
-        .where(outbox.c.message_id == outgoing.message_id)
-        .values(status=status, next_attempt_at=None)
-    )
+    work.connection.execute(_CLOSE, {"key": outgoing.message_id, "new_status": status})

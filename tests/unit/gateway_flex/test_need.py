@@ -270,3 +270,27 @@ def test_should_buy__growth_is_measured_per_slot_as_the_horizon_moves_on():
         uncovered_before=uncovered,
         rating_kw=100,
     ).buy
+
+
+def test_growth_in_a_distant_slot_waits_and_in_an_urgent_one_buys():
+    def bought(slot: int) -> bool:
+        kws = [0.0, 0.0, 0.0, 0.0]
+        kws[slot] = 50.0
+        need = FlexNeed(
+            need_id="n",
+            feeder_id="F1",
+            direction=Direction.REDUCE,
+            slots=tuple(
+                NeedSlot(start=T0 + timedelta(minutes=15 * place), kw=kw) for place, kw in enumerate(kws)
+            ),
+            decided_at=T0,
+        )
+        return should_buy(
+            need,
+            previous_state=GridState.ALERT,
+            state=GridState.ALERT,
+            uncovered_before={},
+            rating_kw=1000.0,
+        ).buy
+
+    assert [bought(slot) for slot in range(4)] == [True, True, False, False]
