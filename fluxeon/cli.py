@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fluxeon.commands import audit, demo, keys, model, serve, settings, simulate, world
+from fluxeon.commands import audit, conformance, demo, keys, model, serve, settings, simulate, world
 from fluxeon.errors import BadUsage, CommandFailed
 from gateway.errors import ConfigError, GatewayError
 from ml.errors import MlError
@@ -37,6 +37,7 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(model.train)
 app.command("evaluate")(model.evaluate)
 app.add_typer(audit.app, name="audit")
+app.add_typer(conformance.app, name="conformance")
 app.command("keys")(keys.keys)
 app.command("settings")(settings.settings)
 
