@@ -8,6 +8,7 @@ import uvicorn
 from litestar import Litestar
 
 from gateway.app import create_app
+from gateway.beckn.guard import GuardedProtocol
 from gateway.config import Settings
 from gateway.errors import ConfigError
 
@@ -33,7 +34,7 @@ def run(settings: Settings) -> None:
         uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=GuardedProtocol,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -6,6 +6,7 @@ from pathlib import Path
 import uvicorn
 from litestar import Litestar
 
+from gateway.beckn.guard import GuardedProtocol
 from gateway.clock import utc_now
 from registry.app import create_registry
 from registry.bpp.app import DEFAULT_DOMAIN, BppSettings, create_bpp
@@ -80,7 +81,7 @@ def _serve(app: Litestar, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         access_log=False,
         log_config=None,

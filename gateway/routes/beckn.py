@@ -1,12 +1,13 @@
-"""Beckn callbacks: raw bytes in, a signed Ack or a Nack that names the reason out."""
+"""Beckn callbacks: raw bytes in, a signed Ack or a signed Nack that names the reason out."""
 
 from typing import Any
 
 from litestar import Request, Response, post
 
 from gateway.beckn.envelope import nack_body
-from gateway.beckn.signing import challenge
-from gateway.beckn.verify import verify_inbound
+from gateway.beckn.intake import check_media, joined_headers, read_body
+from gateway.beckn.signing import parse_authorization
+from gateway.beckn.verify import DEFAULT_LIMITS, challenge_headers, claimed_message_id, verify_inbound
 from gateway.errors import BecknRefusal, GatewayError, StoreError
 from gateway.routes.guards import OPEN
 from gateway.routes.schema_notes import BECKN_BODY
@@ -23,15 +24,24 @@ JSON = "application/json"
     summary="Receive a Beckn callback",
     description="`on_discover`, `on_select`, ... signed by the seller. Answers a signed Ack, or a Nack.",
     operation_class=BECKN_BODY,
+    # The bound of each action is kept while reading.
+    request_max_body_size=None,
 )
 async def receive_callback(action: str, request: Request[Any, Any, Any], runtime: Runtime) -> Response[bytes]:
     """Verify, correlate and take in one callback."""
-    body = await request.body()
+    headers = joined_headers(request.headers.multi_items())
+    body = b""
     try:
+        check_media(headers)
+        body = await read_body(
+            request.stream(),
+            declared=headers.get("content-length"),
+            limit=DEFAULT_LIMITS.max_bytes(action),
+        )
         message = await verify_inbound(
             action=action,
             body=body,
-            headers=dict(request.headers),
+            headers=headers,
             resolver=runtime.resolver,
             schemas=runtime.schemas,
             own_id=runtime.settings.subscriber_id,
@@ -41,9 +51,9 @@ async def receive_callback(action: str, request: Request[Any, Any, Any], runtime
         )
         answer = await runtime.pipeline.handle_callback(message)
     except BecknRefusal as refusal:
-        return _refuse(runtime, action, refusal)
+        return _refuse(runtime, action, refusal, headers, body)
     except StoreError as error:
-        return _refuse(runtime, action, _unavailable(error))
+        return _refuse(runtime, action, _unavailable(error), headers, body)
     return Response(answer.body, media_type=JSON, headers={"Signature": answer.signature})
 
 
@@ -51,19 +61,32 @@ def _unavailable(error: GatewayError) -> BecknRefusal:
     return BecknRefusal("NET_INTERNAL_ERROR", f"not stored: {error.detail}", http_status=503)
 
 
-def _refuse(runtime: Runtime, action: str, refusal: BecknRefusal) -> Response[bytes]:
+def _refuse(
+    runtime: Runtime, action: str, refusal: BecknRefusal, headers: dict[str, str], refused: bytes
+) -> Response[bytes]:
     known = action if action in runtime.schemas.actions else "unknown"
     runtime.metrics.refused(known, refusal.code)
-    message_id = refusal.facts.get("message_id")
-    headers = {"WWW-Authenticate": challenge(runtime.settings.subscriber_id)} if refusal.challenge else {}
+    body = nack_body(
+        claimed_message_id(refused),
+        code=refusal.code,
+        detail=refusal.detail,
+        path=refusal.path,
+        cause=refusal.facts.get("rule"),
+    )
+    signature = runtime.signer.authorization(
+        body, now=runtime.clock(), request_signature=_request_signature(headers)
+    )
     return Response(
-        nack_body(
-            message_id if isinstance(message_id, str) else None,
-            code=refusal.code,
-            detail=refusal.detail,
-            path=refusal.path,
-        ),
+        body,
         status_code=refusal.http_status,
         media_type=JSON,
-        headers=headers,
+        headers={"Signature": signature, **challenge_headers(refusal, runtime.settings.subscriber_id)},
     )
+
+
+def _request_signature(headers: dict[str, str]) -> str | None:
+    """Bare signature of a callback, for the Nack's chain; None where it has none that can be read."""
+    try:
+        return parse_authorization(headers.get("authorization", "")).signature
+    except BecknRefusal:
+        return None

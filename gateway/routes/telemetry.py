@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request, post
 
 from gateway.pipeline import TelemetryAnswer
+from gateway.routes.bodies import json_body
 from gateway.routes.schema_notes import TELEMETRY_BODY
 from gateway.runtime import Runtime
 
@@ -25,4 +26,4 @@ from gateway.runtime import Runtime
 )
 async def post_telemetry(request: Request[Any, Any, Any], runtime: Runtime) -> TelemetryAnswer:
     """Take a batch of readings in."""
-    return await runtime.pipeline.handle_telemetry(await request.body())
+    return await runtime.pipeline.handle_telemetry(await json_body(request))

@@ -23,6 +23,7 @@ from litestar.exceptions import HTTPException
 
 from gateway.beckn.client import BecknClient
 from gateway.beckn.envelope import ack_body, nack_body
+from gateway.beckn.intake import check_media, joined_headers, read_body
 from gateway.beckn.resolver import RegistryClient
 from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer, parse_authorization
@@ -133,10 +134,15 @@ class Aggregator:
 
     async def receive(self, action: str, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Take one Beckn request: Ack with its callbacks to follow, or Nack."""
-        headers = _joined(request)
+        headers = joined_headers(request.headers.multi_items())
         body = b""
         try:
-            body = await _read_body(request)
+            check_media(headers)
+            body = await read_body(
+                request.stream(),
+                declared=headers.get("content-length"),
+                limit=DEFAULT_LIMITS.max_bytes(action),
+            )
             if action not in self.seller.actions:
                 raise _not_supported(action)
             message = await verify_inbound(
@@ -250,7 +256,7 @@ def create_bpp(settings: BppSettings, *, clock: Clock) -> Litestar:
     aggregator = Aggregator(settings, clock=clock)
     seller = aggregator.seller
 
-    @post("/beckn/{action:str}", status_code=200)
+    @post("/beckn/{action:str}", status_code=200, request_max_body_size=None)
     async def beckn(action: str, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Take a Beckn request."""
         return await aggregator.receive(action, request)
@@ -308,23 +314,6 @@ class _Send(BackgroundTask):
 
 def _not_supported(action: str) -> BecknRefusal:
     return BecknRefusal("NET_NOT_IMPLEMENTED", f"{action} is not supported by this BPP")
-
-
-def _joined(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """Headers by lower-case name; repeated ones joined, so that a second signature cannot hide."""
-    return {name: ", ".join(request.headers.getall(name)) for name in request.headers}
-
-
-async def _read_body(request: Request[Any, Any, Any]) -> bytes:
-    """Read the raw body.
-
-    Raises:
-        BecknRefusal: It is too large to be read.
-    """
-    try:
-        return await request.body()
-    except HTTPException as exc:
-        raise BecknRefusal("SCH_SCHEMA_VALIDATION_FAILED", exc.detail, http_status=exc.status_code) from exc
 
 
 def _read_event_time(body: bytes) -> datetime:
