@@ -15,8 +15,6 @@ Rules:
 * SimBench's year has one row per 15 min from 2016-01-01 00:00 Central European Time. Its clock labels
   are local; the rows are even in time, so UTC is counted from the first row. A row is named by the
   interval's end.
-* The ratings in ``seeds/feeders.json`` are the 99th percentile, over the year, of the next hour's
-  highest absolute load: a stated rule, no nameplates. ``--ratings`` prints them.
 
 Source: SimBench, https://simbench.de, ODbL 1.0; see ``seeds/LICENCE-DATA.md``.
 """
@@ -38,8 +36,6 @@ STEP = timedelta(minutes=15)
 SAMPLE_START = datetime(2016, 11, 17, 0, 15, tzinfo=UTC)
 """End of the first interval kept: eight days of warm-up, then six days with overloads in both directions."""
 SAMPLE_DAYS = 14
-RATING_PERCENTILE = 99.0
-NEXT_HOUR_STEPS = 4
 
 
 def downstream(start: int, edges: Iterable[tuple[int, int]], without: int) -> set[int]:
@@ -55,18 +51,6 @@ def downstream(start: int, edges: Iterable[tuple[int, int]], without: int) -> se
         reached |= fresh
         frontier.extend(fresh)
     return reached
-
-
-def next_hour_rating(load_kw: Sequence[float]) -> float:
-    """Return the 99th percentile of the next hour's highest absolute load, kW."""
-    highest = sorted(
-        max(abs(value) for value in load_kw[at + 1 : at + 1 + NEXT_HOUR_STEPS])
-        for at in range(len(load_kw) - NEXT_HOUR_STEPS)
-    )
-    place = RATING_PERCENTILE / 100 * (len(highest) - 1)
-    low = int(place)
-    high = min(low + 1, len(highest) - 1)
-    return highest[low] + (highest[high] - highest[low]) * (place - low)
 
 
 def feeder_load_kw(net: Any, values: Any, head_bus: str) -> list[float]:
@@ -134,18 +118,12 @@ def write_gzip(path: Path, text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the sample, or print the ratings the rule gives."""
+    """Build the sample."""
     parser = argparse.ArgumentParser(description="Build the bundled load sample from SimBench.")
-    parser.add_argument("--ratings", action="store_true", help="print the ratings by rule and write nothing")
     parser.add_argument("--output", type=Path, default=SAMPLE_PATH, help="where to write the sample")
     options = parser.parse_args(arguments)
     feeders = load_feeders()
     loads = year_load_kw(feeders)
-    if options.ratings:
-        for feeder in feeders:
-            rule = next_hour_rating(loads[feeder.feeder_id])
-            sys.stdout.write(f"{feeder.feeder_id}  rule {rule:.1f} kW  configured {feeder.rating_kw} kW\n")
-        return 0
     write_gzip(options.output, sample_csv(loads))
     sys.stdout.write(f"{options.output}: {options.output.stat().st_size} bytes\n")
     return 0

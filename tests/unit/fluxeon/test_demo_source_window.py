@@ -74,7 +74,7 @@ def test_open_source__keeps_the_seeded_rating_of_a_feeder_the_seeds_know(tmp_pat
     rows = [f"2021-03-01T{hour:02d}:00:00Z,5,{7 + hour}" for hour in range(24)]
     path.write_text("\n".join(["timestamp,FDR_002,other", *rows]))
     seeded, other = open_source(f"csv:{path}").feeders
-    assert (seeded.rated_by, seeded.rating_kw) == (RatedBy.SEED, 1105.0)
+    assert (seeded.rated_by, seeded.rating_kw) == (RatedBy.SEED, 1265.0)
     assert (other.rated_by, other.seed) == (RatedBy.RULE, None)
 
 

@@ -143,7 +143,7 @@ def test_write_portfolios__keeps_the_seeded_ders_of_the_feeders_that_are_replaye
     offered, portfolios = written(tmp_path, list(open_source("bundled", feeders=2).feeders))
     assert offered == {}
     assert [portfolio.feeder_ids for portfolio in portfolios] == [("FDR_001", "FDR_002")] * 3
-    assert [len(portfolio.ders) for portfolio in portfolios] == [10, 10, 10]
+    assert [len(portfolio.ders) for portfolio in portfolios] == [8, 8, 8]
 
 
 def test_write_portfolios__mixes_seeded_and_generated_without_repeating_an_id(tmp_path: Path):
@@ -152,4 +152,4 @@ def test_write_portfolios__mixes_seeded_and_generated_without_repeating_an_id(tm
     assert set(offered) == {"NORTH"}
     for portfolio in portfolios:
         assert portfolio.feeder_ids == ("FDR_005", "NORTH")
-        assert len({der.der_id for der in portfolio.ders}) == 10
+        assert len({der.der_id for der in portfolio.ders}) == 8

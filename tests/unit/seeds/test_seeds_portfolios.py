@@ -40,7 +40,7 @@ def test_portfolio_document__offers_ten_to_fifteen_percent_of_the_rating(site: F
 def test_portfolio_document__is_accepted_by_the_seller(provider_id: str):
     portfolio = read(generated()[provider_id])
     assert portfolio.feeder_ids == ("A", "B", "dead")
-    assert len({der.der_id for der in portfolio.ders}) == 15
+    assert len({der.der_id for der in portfolio.ders}) == 12
 
 
 def test_portfolio_document__sells_both_directions_at_every_feeder():

@@ -1,13 +1,11 @@
 """The bundled sample and the script that builds it."""
 
 import numpy as np
-import pytest
 
-from ml.series import rating_of, read_series
+from ml.series import read_series
 from seeds.build_sample import (
     SAMPLE_START,
     downstream,
-    next_hour_rating,
     sample_csv,
     write_gzip,
 )
@@ -52,15 +50,6 @@ def test_downstream__stops_at_the_busbar():
 
 def test_downstream__passes_meshes_once():
     assert downstream(1, [(0, 1), (1, 2), (2, 3), (3, 1)], 0) == {1, 2, 3}
-
-
-def test_next_hour_rating__is_the_rule_of_the_default_rating():
-    load = np.abs(np.sin(np.arange(960) / 7.0)) * 100 - 20
-    series = read_series(SAMPLE_PATH)[0]
-    assert next_hour_rating(list(series.load_kw)) == pytest.approx(rating_of(series))
-    assert next_hour_rating(list(load)) == pytest.approx(
-        np.percentile([np.abs(load[at + 1 : at + 5]).max() for at in range(956)], 99)
-    )
 
 
 def test_sample_csv__starts_at_the_chosen_instant_and_counts_evenly():
