@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+ADMIN_TOKEN = "FLUXEON_ADMIN_TOKEN"  # noqa: S105 - the name of the variable
 CLOCK_TOKEN = "FLUXEON_CONTROL_TOKEN"  # noqa: S105 - the name of the variable
 
 app = typer.Typer(
@@ -70,7 +71,16 @@ def run(
             "FLUXEON_CONTROL_TOKEN. Without it completion is not tried."
         ),
     ] = None,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a callback.", min=0.1)] = 5.0,
+    drive: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of a FLUXEON gateway's own API: telemetry posted there makes it buy; the token "
+            "comes from FLUXEON_ADMIN_TOKEN. Other buyers you make buy by hand, within --patience."
+        ),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a callback or a next request.", min=0.1)
+    ] = 5.0,
     quiet: Annotated[float, typer.Option(help="Seconds of silence that count as nothing.", min=0.05)] = 0.5,
     only: Annotated[
         list[str] | None, typer.Option(help="Only cases whose id begins so, such as SIG. Repeatable.")
@@ -84,6 +94,9 @@ def run(
     the target asks. Either name that registry (--registry URL: v1 POST /subscribe and /lookup), or let
     the suite run one (--serve-registry HOST:PORT) and point the target at it before you start: the
     target has to register there itself, as a BPP or BAP under the address given as --target.
+
+    A buyer (--role bap) is answered as one more seller. It must ask the registry for sellers after the suite
+    has begun, and wait some seconds for an on_select: the cases are played while its select is open.
 
     A target behind another network address needs --listen 0.0.0.0:PORT and --public-url.
 
@@ -110,6 +123,8 @@ def run(
         feeder_id=feeder_id,
         clock_url=clock_url,
         clock_token=os.environ.get(CLOCK_TOKEN),  # noqa: TID251 - secrets come this way
+        drive_url=drive,
+        drive_token=os.environ.get(ADMIN_TOKEN),  # noqa: TID251
         patience_s=patience,
         quiet_s=quiet,
         only=tuple(only or ()),

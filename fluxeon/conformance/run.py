@@ -9,11 +9,12 @@ import aiohttp
 import msgspec
 
 from fluxeon.conformance.case import Blocked, Case, Mismatch, NotApplicable, Outcome, Result
-from fluxeon.conformance.cases import bodies, contexts, schemas, seller, signatures
+from fluxeon.conformance.cases import bodies, buyer, contexts, schemas, seller, signatures
 from fluxeon.conformance.draft import Draft
+from fluxeon.conformance.drive import Drive
 from fluxeon.conformance.report import Report
 from fluxeon.conformance.session import Advance, Session
-from fluxeon.conformance.speech import SPEECHES, Speech
+from fluxeon.conformance.speech import SPEECHES
 from fluxeon.conformance.station import Station
 from fluxeon.errors import BadUsage, CommandFailed
 from gateway.beckn.verify import Role
@@ -35,6 +36,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     domain: str = "demand-flexibility"
     clock_url: str | None = None
     clock_token: str | None = None
+    drive_url: str | None = None
+    drive_token: str | None = None
     patience_s: float = 5.0
     quiet_s: float = 0.5
     only: tuple[str, ...] = ()
@@ -88,7 +91,16 @@ async def conform(options: Options, *, clock: Clock, tell: Tell) -> Report:
             good_probe=_unset,
             order_probe=_unset,
         )
-        results = await play(session, cases_for(session, speech), options.only, tell)
+        drive = None
+        if options.drive_url is not None and options.role == "bap":
+            feeder_id = options.feeder_id or f"CONFORMANCE-{station.me.id.split('.')[0][-8:]}"
+            drive = Drive(options.drive_url, options.drive_token or "", feeder_id, clock)
+            session.facts["drive"] = drive
+        try:
+            results = await play(session, cases_for(session), options.only, tell)
+        finally:
+            if drive is not None:
+                await drive.close()
     return Report.of(
         results,
         target=options.target,
@@ -100,19 +112,39 @@ async def conform(options: Options, *, clock: Clock, tell: Tell) -> Report:
     )
 
 
-def cases_for(session: Session, speech: Speech) -> list[Case]:
+def cases_for(session: Session) -> list[Case]:
     """List the cases of a role and generation in the order they are played."""
-    seller.probes(session)
-    listed = [
-        *seller.FLOWS,
-        *signatures.CASES,
-        *signatures.LENIENT,
-        *contexts.CASES,
-        *schemas.CASES,
-        *bodies.CASES,
-        *seller.AFTER,
-    ]
-    return [case for case in listed if session.role in case.roles and speech.generation in case.generations]
+    listed: tuple[Case, ...]
+    if session.role == "bpp":
+        seller.probes(session)
+        listed = (
+            *seller.FLOWS,
+            *signatures.CASES,
+            *signatures.AFTER_ONE,
+            *signatures.LENIENT,
+            *contexts.CASES,
+            *schemas.CASES,
+            *bodies.CASES,
+            *seller.AFTER,
+        )
+    else:
+        buyer.probes(session)
+        listed = (
+            *buyer.OPENING,
+            # While a select is open, so that an on_select that gets through is seen by the init after it.
+            *signatures.CASES,
+            *contexts.CASES,
+            *schemas.CASES,
+            *buyer.NEGOTIATION,
+            *buyer.DELIVERY,
+            # Once the contract is ACTIVE: these need a message that is taken, or take their time.
+            *signatures.AFTER_ONE,
+            *signatures.LENIENT,
+            *bodies.CASES,
+            *buyer.ENDING,
+        )
+    generation = session.speech.generation
+    return [case for case in listed if session.role in case.roles and generation in case.generations]
 
 
 async def play(session: Session, cases: Iterable[Case], only: tuple[str, ...], tell: Tell) -> list[Result]:

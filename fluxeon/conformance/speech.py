@@ -12,7 +12,7 @@ import msgspec
 from gateway.beckn import v2
 from gateway.beckn.envelope import VERSION
 from gateway.clock import rfc3339
-from gateway.types import ContractView, Offer, OrderTerms
+from gateway.types import ContractView, Direction, Offer, OrderTerms
 
 Message = dict[str, Any]
 
@@ -46,6 +46,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
         read_offers: Offers in the ``message`` of an on_discover.
         read_contract: The contract in the ``message`` of any other callback.
         read_order: The terms in the ``message`` of a request.
+        read_ask: Feeder and direction in the ``message`` of a discover.
         say_offers: ``message`` of an on_discover.
         say_contract: ``message`` of any other callback.
     """
@@ -65,6 +66,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     read_offers: Callable[[Mapping[str, Any], str, str], tuple[Offer, ...]]
     read_contract: Callable[[Mapping[str, Any]], ContractView]
     read_order: Callable[[Mapping[str, Any]], tuple[OrderTerms, str | None]]
+    read_ask: Callable[[Mapping[str, Any]], tuple[str | None, Direction | None]]
     say_offers: Callable[[Sequence[Offer]], Message]
     say_contract: Callable[[OrderTerms, ContractView], Message]
 
@@ -95,6 +97,11 @@ def _read_offers(message: Mapping[str, Any], bpp_id: str, bpp_uri: str) -> tuple
     return v2.parse_on_discover(message, bpp_id=bpp_id, bpp_uri=bpp_uri)
 
 
+def _read_ask(message: Mapping[str, Any]) -> tuple[str | None, Direction | None]:
+    ask = v2.parse_discover(message)
+    return ask.feeder_id, ask.direction
+
+
 V2 = Speech(
     generation="2.0",
     version=VERSION,
@@ -109,6 +116,7 @@ V2 = Speech(
     read_offers=_read_offers,
     read_contract=v2.parse_contract,
     read_order=v2.parse_order,
+    read_ask=_read_ask,
     say_offers=v2.on_discover_message,
     say_contract=v2.contract_message,
 )
