@@ -33,7 +33,7 @@ from seeds.load import SAMPLE_PATH, FeederSeed, load_feeders
 YEAR_START = datetime(2015, 12, 31, 23, 0, tzinfo=UTC)
 """2016-01-01 00:00 Central European Time."""
 STEP = timedelta(minutes=15)
-SAMPLE_START = datetime(2016, 11, 17, 0, 15, tzinfo=UTC)
+SAMPLE_START = datetime(2016, 11, 16, 0, 15, tzinfo=UTC)
 """End of the first interval kept: eight days of warm-up, then six days with overloads in both directions."""
 SAMPLE_DAYS = 14
 

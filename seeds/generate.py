@@ -6,6 +6,7 @@ Rules:
   DER's power, price and delivery vary with its id, never with a clock or a random source.
 * The same feeder gets the same DERs in the same order, so ids are stable.
 * The result is a JSON object as the seller's portfolio file has it; the seller checks it on reading.
+* An aggregator's DERs of one kind and base price cost the same at a feeder: they are one offer.
 * A DER sits within a few kilometres of its feeder's place; without a place it has none.
 """
 
@@ -91,7 +92,7 @@ def _ders_at(
             for unit in range(group.count)
         ]
         price = float(group.price_per_kwh) * (
-            1 + group.price_spread * deviation(template.provider_id, site.feeder_id, place, "price")
+            1 + group.price_spread * deviation(template.provider_id, site.feeder_id, group.type, "price")
         )
         for unit, weight in enumerate(weights):
             kw = max(LEAST_KW, _rounded(total_kw * group.share * weight / sum(weights)))

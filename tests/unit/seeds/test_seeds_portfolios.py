@@ -102,3 +102,13 @@ def test_seeded_portfolios__have_plausible_prices_and_responses():
             low, high = response_s[der.type]
             assert low <= der.response_time_s <= high
             assert 0.8 < der.delivery_mean < 1.0
+
+
+def test_portfolio_document__prices_like_ders_alike_at_one_feeder_and_unlike_at_another():
+    ders = read(generated()["bravo"]).ders
+    prices = {
+        site.feeder_id: {der.price_per_kwh for der in ders if der.feeder_id == site.feeder_id}
+        for site in SITES
+    }
+    assert [len(each) for each in prices.values()] == [1, 1, 1]
+    assert len(set.union(*prices.values())) == 3

@@ -56,11 +56,11 @@ def test_sample_csv__starts_at_the_chosen_instant_and_counts_evenly():
     year = [float(row) for row in range(35136)]
     lines = sample_csv({"A": year, "B": year}).splitlines()
     assert lines[0] == "timestamp,A,B"
-    assert lines[1].startswith("2016-11-17T00:15:00Z,")
-    assert lines[-1].startswith("2016-12-01T00:00:00Z,")
+    assert lines[1].startswith("2016-11-16T00:15:00Z,")
+    assert lines[-1].startswith("2016-11-30T00:00:00Z,")
     assert len(lines) == 1 + 14 * 96
-    # From 2015-12-31 23:00 to 2016-11-17 00:15 it is 321 days and five quarter hours.
-    assert lines[1].split(",")[1] == "30821"
+    # From 2015-12-31 23:00 to 2016-11-16 00:15 it is 320 days and five quarter hours.
+    assert lines[1].split(",")[1] == "30725"
 
 
 def test_write_gzip__writes_the_same_bytes_under_any_name(tmp_path):
