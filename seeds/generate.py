@@ -10,8 +10,8 @@ Rules:
 * A DER sits within a few kilometres of its feeder's place; without a place it has none.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -35,7 +35,8 @@ class FeederSite(msgspec.Struct, frozen=True, kw_only=True):
 
 def deviation(*words: object) -> float:
     """Return a number in [-1, 1) that depends on the words alone."""
-    return zlib.crc32("/".join(map(str, words)).encode()) / 2**31 - 1
+    digest = blake2b("/".join(map(str, words)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**63 - 1
 
 
 def portfolio_document(
