@@ -206,7 +206,6 @@ class Replay:
                 after=row.state_change.to_state,
                 worst_loading=abs(worst.load_kw) / shown.rating_kw if worst else 0.0,
                 worst_bound=max((slot.bound_kw for slot in row.forecast), default=0.0) / shown.rating_kw,
-                worst_at=worst.start if worst else None,
                 asked_kw=row.state_change.plan.peak_kw if row.state_change.plan else 0.0,
             )
             self.changes.append(change)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 COMPLETED = "COMPLETED"
+TOLD_EPISODES = 12
 STATE_NAMES = {None: "Unknown", 0: "Normal", 1: "Alert", 2: "Critical"}
 
 
@@ -57,7 +58,6 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         worst_loading: Highest |forecast| / rating over the horizon.
         worst_bound: The same of the 80 % interval's outer end.
-        worst_at: Start of the slot of ``worst_loading``.
         asked_kw: Highest power the plan orders at once; 0 where nothing was bought.
     """
 
@@ -68,7 +68,6 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True):
     after: int | None
     worst_loading: float
     worst_bound: float
-    worst_at: datetime | None
     asked_kw: float = 0.0
 
 
@@ -184,31 +183,76 @@ def summarise(
     )
 
 
+class Episode(msgspec.Struct, frozen=True, kw_only=True):
+    """From leaving Normal to being back there: the transitions of one feeder between."""
+
+    feeder_id: str
+    changes: tuple[StateChange, ...]
+    end: datetime | None
+    """When it was Normal again; None: not yet."""
+
+
+def episodes(changes: Sequence[StateChange]) -> list[Episode]:
+    """Group transitions into episodes, in the order of their starts."""
+    running: dict[str, list[StateChange]] = {}
+    found: list[Episode] = []
+    for change in changes:
+        running.setdefault(change.feeder_id, []).append(change)
+        if change.after == 0:
+            group = tuple(running.pop(change.feeder_id))
+            found.append(Episode(feeder_id=change.feeder_id, changes=group, end=change.at))
+    found += [Episode(feeder_id=one, changes=tuple(group), end=None) for one, group in running.items()]
+    return sorted(found, key=lambda episode: episode.changes[0].at)
+
+
 def story(changes: Sequence[StateChange], orders: Sequence[OrderRow], names: dict[str, str]) -> list[str]:
-    """Tell what happened, one line per event that led to orders, in the order of events.
+    """Tell what happened, one line per episode that led to orders, in the order of time.
+
+    Of many episodes the largest are told, the others counted.
 
     Args:
         changes: All transitions.
         orders: All orders.
         names: How to call feeders and sellers; an id without a name stands for itself.
     """
-    bought: defaultdict[str, list[OrderRow]] = defaultdict(list)
+    causes: defaultdict[str, list[OrderRow]] = defaultdict(list)
     for order in orders:
-        bought[order.state_change_id].append(order)
-    known = {change.id: change for change in changes}
-    lines = [_event_line(change, bought[change.id], names) for change in changes if bought.get(change.id)]
-    loose = [order for cause, group in bought.items() if cause not in known for order in group]
-    lines += [f"{names.get(order.feeder_id, order.feeder_id)}: {_trade([order], names)}" for order in loose]
+        causes[order.state_change_id].append(order)
+    traded: list[tuple[Episode, list[OrderRow]]] = []
+    for episode in episodes(changes):
+        bought = [order for change in episode.changes for order in causes.pop(change.id, [])]
+        if bought:
+            traded.append((episode, bought))
+    largest = sorted((_ordered_kwh(bought) for _, bought in traded), reverse=True)[:TOLD_EPISODES]
+    told = [one for one in traded if _ordered_kwh(one[1]) >= (largest or [0.0])[-1]]
+    lines = [_episode_line(episode, bought, names) for episode, bought in told]
+    rest = [bought for episode, bought in traded if (episode, bought) not in told]
+    if rest:
+        kwh = sum(_ordered_kwh(bought) for bought in rest)
+        lines.append(
+            f"... and {len(rest)} smaller episodes with {sum(map(len, rest))} orders of {kwh:.1f} kWh"
+        )
+    # Orders whose cause was not seen, should there be any.
+    lines += [
+        f"{names.get(order.feeder_id, order.feeder_id)}: {_trade([order], names)}"
+        for group in causes.values()
+        for order in group
+    ]
     return lines
 
 
-def _event_line(change: StateChange, orders: Sequence[OrderRow], names: dict[str, str]) -> str:
-    feeder = names.get(change.feeder_id, change.feeder_id)
-    when = change.at.strftime("%a %d %b %H:%M")
-    heading = f"was heading for {change.worst_loading:.0%} of its rating"
-    if change.worst_at is not None:
-        heading += f" at {change.worst_at:%H:%M} (at worst {change.worst_bound:.0%})"
-    return f"{when}  {feeder} {heading}: {_trade(orders, names)}"
+def _ordered_kwh(orders: Sequence[OrderRow]) -> float:
+    return sum(order.requested_kwh for order in orders)
+
+
+def _episode_line(episode: Episode, orders: Sequence[OrderRow], names: dict[str, str]) -> str:
+    feeder = names.get(episode.feeder_id, episode.feeder_id)
+    worst = max(episode.changes, key=lambda change: change.worst_loading)
+    bound = max(change.worst_bound for change in episode.changes)
+    when = episode.changes[0].at.strftime("%a %d %b %H:%M")
+    until = f" to {episode.end:%H:%M}" if episode.end is not None else ""
+    heading = f"was heading for {worst.worst_loading:.0%} of its rating (at worst {bound:.0%})"
+    return f"{when}{until}  {feeder} {heading}: {_trade(orders, names)}"
 
 
 def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
@@ -221,7 +265,7 @@ def _trade(orders: Sequence[OrderRow], names: dict[str, str]) -> str:
         ordered = sum(order.requested_kwh for order in agreed)
         delivered = sum(order.delivered_kwh or 0.0 for order in agreed)
         share = f" ({delivered / ordered:.0%})" if ordered > 0 else ""
-        words += f", {delivered:.1f} of {ordered:.1f} kWh delivered{share}"
+        words += f", {delivered:,.1f} of {ordered:,.1f} kWh delivered{share}"
     paid = money(orders)
     if paid:
         words += f" for {paid}"

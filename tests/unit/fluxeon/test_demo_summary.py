@@ -21,6 +21,7 @@ from fluxeon.demo.summary import (
     StatsRow,
     Summary,
     Urls,
+    episodes,
     money,
     peak_kw,
     story,
@@ -68,7 +69,6 @@ def change(number: int = 1, **changes: Any) -> StateChange:
         "after": 2,
         "worst_loading": 1.14,
         "worst_bound": 1.21,
-        "worst_at": AT + timedelta(minutes=30),
         "asked_kw": 120.0,
     }
     return StateChange(**{**plain, **changes})
@@ -124,27 +124,76 @@ def test_summarise__gives_no_latency_rather_than_zero_without_orders():
     assert document["detection_to_confirm_ms"] == {"p50": None, "p95": None, "max": None}
 
 
-def test_story__tells_need_sellers_delivery_and_money():
+def episode(number: int, *, hour: float = 0.0, feeder_id: str = "F1") -> list[StateChange]:
+    """Up to Critical, down to Alert, back to Normal: an hour and a half in all."""
+    start = AT + timedelta(hours=hour)
+    states = [(0, 2, 1.14, 1.21), (2, 1, 1.02, 1.30), (1, 0, 0.7, 0.8)]
+    return [
+        change(
+            10 * number + step,
+            feeder_id=feeder_id,
+            at=start + timedelta(minutes=45 * step),
+            before=before,
+            after=after,
+            worst_loading=loading,
+            worst_bound=bound,
+        )
+        for step, (before, after, loading, bound) in enumerate(states)
+    ]
+
+
+def test_episodes__go_from_leaving_normal_to_being_back_per_feeder():
+    first, second = episode(1), episode(2, hour=0.25, feeder_id="F2")
+    mixed = sorted([*first, *second[:2]], key=lambda one: one.at)
+    assert [(one.feeder_id, len(one.changes), one.end) for one in episodes(mixed)] == [
+        ("F1", 3, AT + timedelta(minutes=90)),
+        ("F2", 2, None),
+    ]
+
+
+def test_story__tells_need_sellers_delivery_and_money_of_an_episode():
     later = {"window_start": AT + timedelta(minutes=45), "requested_kw": 20.0, "requested_kwh": 10.0}
-    orders = [order(1), order(2, bpp_id="bpp-b", delivered_kwh=7.0, payable="2.00", **later)]
-    (line,) = story([change()], orders, NAMES)
-    assert line == (
-        "Sun 05 Sep 17:30  North was heading for 114% of its rating at 18:00 (at worst 121%): up to 100.0 kW "
-        "ordered from Alpha and Bravo in 2 orders, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
-    )
+    orders = [
+        order(1, state_change_id="change-10"),
+        order(2, state_change_id="change-11", bpp_id="bpp-b", delivered_kwh=7.0, payable="2.00", **later),
+    ]
+    assert story(episode(1), orders, NAMES) == [
+        (
+            "Sun 05 Sep 17:30 to 19:00  North was heading for 114% of its rating (at worst 130%): up to 100.0 kW "
+            "ordered from Alpha and Bravo in 2 orders, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
+        )
+    ]
 
 
 def test_story__says_what_did_not_complete():
     orders = [order(1), order(2, state="DECLINED", delivered_kwh=None, payable=None)]
     (line,) = story([change()], orders, NAMES)
+    assert line.startswith("Sun 05 Sep 17:30  North")
     assert "38.0 of 40.0 kWh delivered" in line
     assert line.endswith("; 1 DECLINED")
 
 
-def test_story__leaves_out_transitions_that_led_to_no_order():
-    assert story([change(1), change(2)], [order(1, state_change_id="change-2")], NAMES) == [
-        story([change(2)], [order(1, state_change_id="change-2")], NAMES)[0]
+def test_story__leaves_out_episodes_that_led_to_no_order():
+    changes = [*episode(1), *episode(2, hour=5)]
+    (line,) = story(changes, [order(1, state_change_id="change-20")], NAMES)
+    assert line.startswith("Sun 05 Sep 22:30")
+
+
+def test_story__tells_the_largest_of_many_episodes_and_counts_the_others():
+    changes = [one for number in range(1, 21) for one in episode(number, hour=3 * number)]
+    orders = [
+        order(number, state_change_id=f"change-{10 * number}", requested_kwh=float(number))
+        for number in range(1, 21)
     ]
+    lines = story(changes, orders, NAMES)
+    assert len(lines) == 13
+    assert "of 9.0 kWh" in lines[0]
+    assert "of 20.0 kWh" in lines[11]
+    assert lines[12] == "... and 8 smaller episodes with 8 orders of 36.0 kWh"
+
+
+def test_story__is_empty_when_nothing_was_traded():
+    assert story(episode(1), [], NAMES) == []
 
 
 def test_story__keeps_orders_whose_cause_was_not_seen():
