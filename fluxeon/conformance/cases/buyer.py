@@ -128,7 +128,9 @@ class Market:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.replies: list[Reply] = []
-        """Answers to our automatic callbacks."""
+        """Answers to our catalogues."""
+        self.faults: list[str] = []
+        """Requests that cannot be read."""
 
     async def hear(self, arrival: Arrival) -> None:
         """Answer what needs no case."""
@@ -136,7 +138,11 @@ class Market:
         if arrival.identity != "me":
             return
         if arrival.action == speech.verb("discover"):
-            feeder_id, direction = speech.read_ask(arrival.message)
+            try:
+                feeder_id, direction = speech.read_ask(arrival.message)
+            except BecknRefusal as exc:
+                self.faults.append(exc.detail)
+                return
             feeder = feeder_id or self._session.feeder_id
             if feeder is None:
                 return
@@ -174,9 +180,10 @@ async def _discover(session: Session) -> None:
     session.facts["discovered"] = arrival
     market: Market = session.facts["market"]
     for _ in range(20):
-        if market.replies:
+        if market.replies or market.faults:
             break
         await asyncio.sleep(0.05)
+    expect.that(not market.faults, "a discover that can be read", "; ".join(market.faults))
     expect.that(bool(market.replies), "an answer to our on_discover", "none")
     expect.ack(market.replies[0])
 
