@@ -157,12 +157,11 @@ def test_story__tells_need_sellers_delivery_and_money_of_an_episode():
         order(1, state_change_id="change-10"),
         order(2, state_change_id="change-11", bpp_id="bpp-b", delivered_kwh=7.0, payable="2.00", **later),
     ]
-    assert story(episode(1), orders, NAMES) == [
-        (
-            "Sun 05 Sep 17:30 to 19:00  North was heading for 114% of its rating (at worst 130%): up to 100.0 kW "
-            "ordered from Alpha and Bravo in 2 orders, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
-        )
-    ]
+    (line,) = story(episode(1), orders, NAMES)
+    assert line == (
+        "Sun 05 Sep 17:30 to 19:00  North was heading for 114% of its rating (at worst 130%): up to 100.0 kW "
+        "ordered from Alpha and Bravo in 2 orders, 45.0 of 50.0 kWh delivered (90%) for GBP 14.50"
+    )
 
 
 def test_story__says_what_did_not_complete():
