@@ -35,6 +35,28 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "support",
         "on_support",
     ),
+    "1.1.1": (
+        "search",
+        "on_search",
+        "select",
+        "on_select",
+        "init",
+        "on_init",
+        "confirm",
+        "on_confirm",
+        "status",
+        "on_status",
+        "track",
+        "on_track",
+        "update",
+        "on_update",
+        "cancel",
+        "on_cancel",
+        "rating",
+        "on_rating",
+        "support",
+        "on_support",
+    ),
 }
 """Actions by protocol version."""
 

@@ -29,6 +29,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     subscriber_id: Annotated[str, Meta(description="our id in the Beckn registry")] = "fluxeon.localhost"
     domain: Annotated[str, Meta(description="Beckn domain we trade in")] = "demand-flexibility"
+    country_code: Annotated[
+        str, Meta(description="our market's country as older networks write it (ISO 3166, three letters)")
+    ] = "GBR"
+    city_code: Annotated[str, Meta(description="our market's city as older networks write it; * is any")] = (
+        "*"
+    )
+    peer_versions: Annotated[
+        str,
+        Meta(
+            description="Beckn versions of sellers whose registry record lacks them: id=1.1.1,id=2.0.0",
+            pattern=r"^([^=,\s]+=[0-9.]+(,[^=,\s]+=[0-9.]+)*)?$",
+        ),
+    ] = ""
     registry_url: Annotated[
         str | None, Meta(description="registry for keys and participants; without one no peer is trusted")
     ] = None
@@ -99,6 +112,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def data_path(self) -> Path:
         """The data folder as a path."""
         return Path(self.data_dir)
+
+    @property
+    def version_of_peer(self) -> dict[str, str]:
+        """Beckn version by subscriber id, where one is set here."""
+        pairs = (pair.partition("=") for pair in self.peer_versions.split(",") if pair)
+        return {subscriber_id: version for subscriber_id, _, version in pairs}
 
 
 SECRET_FIELDS = frozenset({"admin_token"})

@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 
 from gateway.audit.journal import Payload
-from gateway.beckn.envelope import ack_body
 from gateway.beckn.signing import Signer
 from gateway.beckn.verify import VerifiedMessage
 from gateway.clock import Clock
@@ -78,10 +77,10 @@ class TelemetryAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallbackAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes and signature of our Ack."""
+    """Bytes and signature of our Ack; unsigned where the peer's generation has no signed answers."""
 
     body: bytes
-    signature: str
+    signature: str | None
 
 
 class _Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,7 +366,7 @@ class Pipeline:
             BecknRefusal: It fits no request or order of ours; nothing was changed.
             StoreError: Nothing was stored; the peer will try again.
         """
-        answer = ack_body(message.context.message_id)
+        answer = message.dialect.ack_body(message.context.message_id)
         reception, work = await self._ledger.commit(lambda work: self._receive(work, message, answer))
         self._floor.after(work)
         if reception.discovered is not None:
@@ -375,8 +374,12 @@ class Pipeline:
         self._metrics.callback(message.action, repeated=reception.repeated)
         return CallbackAnswer(
             body=reception.answer,
-            signature=self._signer.authorization(
-                reception.answer, now=self._clock(), request_signature=message.signature
+            signature=(
+                self._signer.authorization(
+                    reception.answer, now=self._clock(), request_signature=message.signature
+                )
+                if message.dialect.signs_answers
+                else None
             ),
         )
 

@@ -15,8 +15,8 @@ import msgspec
 
 from gateway.access import Role, TokenGate, load_tokens, new_token, store_token
 from gateway.beckn.client import BecknClient
+from gateway.beckn.dialect import Languages
 from gateway.beckn.resolver import KeyResolver, Participant, RegistryClient, StaticKeys
-from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer
 from gateway.catalogue import Catalogue, load_catalogue
 from gateway.clock import Clock
@@ -59,7 +59,7 @@ class Runtime:
     clock: Clock
     beckn_uri: str
     signer: Signer
-    schemas: MessageSchemas
+    languages: Languages
     ledger: Ledger
     database: Database
     gate: TokenGate
@@ -119,6 +119,10 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
             domain=settings.domain,
             ttl_s=settings.message_ttl_s,
             signature_ttl_s=settings.signature_ttl_s,
+            location={
+                "country": {"code": settings.country_code},
+                "city": {"code": settings.city_code},
+            },
         ),
         policy=LifecyclePolicy(
             callback_timeout_s=settings.callback_timeout_s,
@@ -170,7 +174,7 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
         clock=clock,
         beckn_uri=beckn_uri,
         signer=signer,
-        schemas=MessageSchemas.load(),
+        languages=Languages.load(),
         ledger=ledger,
         database=database,
         gate=gate,
@@ -252,6 +256,12 @@ def _market(
                 valid_until=now + SUBSCRIPTION_LIFE,
             )
             subscribed = True
-        return await registry.participants("BPP", settings.domain)
+        sellers = await registry.participants("BPP", settings.domain)
+        return tuple(
+            msgspec.structs.replace(seller, version=chosen)
+            if (chosen := settings.version_of_peer.get(seller.subscriber_id))
+            else seller
+            for seller in sellers
+        )
 
     return list_sellers

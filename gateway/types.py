@@ -124,6 +124,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     valid_from: datetime | None = None
     valid_until: datetime | None = None
+    beckn_version: str = "2.0.0"
+    """Version of Beckn its BPP is spoken to in, from the registry; part of its address."""
 
 
 class OrderLine(msgspec.Struct, frozen=True, kw_only=True):

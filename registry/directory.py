@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from gateway.beckn.envelope import VERSION
 from gateway.beckn.signing import MalformedKey, ParsedSignature, decode_public_key, verify_signature
 from gateway.errors import BecknRefusal, GatewayError, InvalidRequest
 
@@ -28,6 +29,7 @@ MAX_SIGNATURE_LIFE = timedelta(hours=1)
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[!#-{}~]{1,255}$")]
 """May stand in a keyId: printable, without blank, quote and bar."""
+_Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,3}$")]
 _Url = Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s]+$", max_length=2048)]
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 _Shape = TypeVar("_Shape")
@@ -66,6 +68,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     valid_until: _Instant | None = None
     serves: tuple[_Text, ...] = ()
     """Feeder ids or areas; empty: everywhere."""
+    version: _Version = VERSION
+    """Version of Beckn to be spoken to in."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +86,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     valid_until: datetime
     status: Status = "SUBSCRIBED"
     serves: tuple[str, ...] = ()
+    version: str = VERSION
     created: datetime
     updated: datetime
     signed_at: int
@@ -195,6 +200,7 @@ def subscribe(
         valid_from=valid_from,
         valid_until=valid_until,
         serves=subscription.serves,
+        version=subscription.version,
         created=now if on_file is None else on_file.created,
         updated=now,
         signed_at=signature.created,

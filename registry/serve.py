@@ -6,6 +6,7 @@ from pathlib import Path
 import uvicorn
 from litestar import Litestar
 
+from gateway.beckn.dialect import Generation
 from gateway.beckn.guard import GuardedProtocol
 from gateway.clock import utc_now
 from registry.app import create_registry
@@ -42,6 +43,7 @@ def run_bpp(
     control_token: str | None = None,
     seed: int = 0,
     domain: str = DEFAULT_DOMAIN,
+    generation: Generation = Generation.V2,
 ) -> None:
     """Serve one mock aggregator.
 
@@ -56,6 +58,7 @@ def run_bpp(
         control_token: Bearer token of ``/control``; None closes it.
         seed: Of the delivery's imperfections.
         domain: Beckn domain it registers in.
+        generation: Generation of Beckn it takes requests in.
 
     Raises:
         ConfigError: Portfolio or key cannot be used.
@@ -71,6 +74,7 @@ def run_bpp(
         control_token=control_token,
         seed=seed,
         domain=domain,
+        generation=generation,
     )
     _serve(create_bpp(settings, clock=utc_now), host, port)
 

@@ -19,6 +19,8 @@ class Generation(StrEnum):
     """Beckn generations the sellers speak."""
 
     V2 = "2.0"
+    V1 = "1.1"
+    MIXED = "mixed"
 
 
 def demo(
@@ -52,7 +54,9 @@ def demo(
         Path | None,
         typer.Option(help="Folder for databases, keys and logs, new or empty; default: data/demo-TIME."),
     ] = None,
-    generation: Annotated[Generation, typer.Option(help="Beckn generation.")] = Generation.V2,  # noqa: ARG001 - one so far
+    generation: Annotated[
+        Generation, typer.Option(help="Beckn generation of the sellers; mixed: every other one speaks 1.1.")
+    ] = Generation.V2,
     start: Annotated[
         datetime | None,
         typer.Option("--from", parser=parse_instant, help="Start of the live part (ISO 8601, UTC)."),
@@ -84,6 +88,7 @@ def demo(
         days=days,
         fast=not watched,
         stay=watched,
+        generation=generation.value,
     )
     finished = False
 

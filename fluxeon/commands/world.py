@@ -1,10 +1,19 @@
 """``fluxeon registry`` and ``fluxeon bpp``: the mock world as processes of their own."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class SellerGeneration(StrEnum):
+    """Beckn generations a seller can speak."""
+
+    V2 = "2.0"
+    V1 = "1.1"
+
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 DataDir = Annotated[Path, typer.Option(help="Its folder; made where it is missing.")]
@@ -36,6 +45,9 @@ def bpp(
         str | None, typer.Option(help="Base URL under which others reach it; default http://HOST:PORT.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of its imperfect delivery.")] = 0,
+    generation: Annotated[
+        SellerGeneration, typer.Option(help="Generation of Beckn it takes requests in.")
+    ] = SellerGeneration.V2,
 ) -> None:
     """Run a mock aggregator (Beckn BPP) that sells the flexibility of its DERs.
 
@@ -43,6 +55,7 @@ def bpp(
     POST /control/clock with that bearer token drives its event time, as a replay of old data needs;
     otherwise event time is wall time.
     """
+    from gateway.beckn.dialect import Generation
     from registry.serve import run_bpp
 
     run_bpp(
@@ -55,4 +68,5 @@ def bpp(
         data_dir=data_dir,
         control_token=os.environ.get("FLUXEON_CONTROL_TOKEN"),  # noqa: TID251 - secrets come this way
         seed=seed,
+        generation=Generation(generation.value),
     )

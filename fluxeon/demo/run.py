@@ -44,6 +44,7 @@ class DemoOptions:
         days: Its length.
         fast: Without a speed: as fast as the loop closes, instead of watchable.
         stay: Keep the processes running after the summary, until told to stop.
+        generation: Beckn generation of the sellers, ``2.0``, ``1.1`` or ``mixed``.
     """
 
     source: str
@@ -54,6 +55,7 @@ class DemoOptions:
     days: float | None = None
     fast: bool = False
     stay: bool = False
+    generation: str = "2.0"
 
 
 async def run_demo(options: DemoOptions, display: Display, publish: Callable[[Summary], None]) -> None:
@@ -78,7 +80,7 @@ async def run_demo(options: DemoOptions, display: Display, publish: Callable[[Su
     files = [layout.portfolio(seller) for seller in network.participants]
     for line in generated_ders(source, write_portfolios(network.participants, files, source.feeders)):
         display.say(line)
-    world = World(layout, domain=network.domain, gateway_id=network.gateway_id)
+    world = World(layout, domain=network.domain, gateway_id=network.gateway_id, generation=options.generation)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as http:
         try:
             await world.start(http, display.say)

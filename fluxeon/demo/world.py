@@ -120,6 +120,8 @@ class World:
     layout: Layout
     domain: str
     gateway_id: str
+    generation: str = "2.0"
+    """Beckn generation of the sellers; with ``mixed`` every other one speaks 1.1."""
     running: list[Running] = field(default_factory=list)
 
     async def start(self, http: aiohttp.ClientSession, say: Callable[[str], None]) -> None:
@@ -133,11 +135,15 @@ class World:
         say(f"registry   {layout.registry.url}")
         self._launch("registry", self._registry_command(), {})
         await self._ready(http, layout.registry)
-        for seller, endpoint in layout.sellers:
-            say(f"seller     {endpoint.url}  {seller.provider_name} ({seller.subscriber_id}), {seller.about}")
+        for number, (seller, endpoint) in enumerate(layout.sellers):
+            spoken = seller_generation(self.generation, number)
+            say(
+                f"seller     {endpoint.url}  {seller.provider_name} ({seller.subscriber_id}), {seller.about}"
+                f"; speaks Beckn {spoken}"
+            )
             self._launch(
                 seller.provider_id,
-                self._seller_command(seller, endpoint),
+                self._seller_command(seller, endpoint, spoken),
                 {CONTROL_TOKEN_VARIABLE: endpoint.token},
             )
         say(f"gateway    {layout.gateway.url}")
@@ -221,7 +227,7 @@ class World:
             *("--data-dir", str(self.layout.folder / "registry")),
         ]
 
-    def _seller_command(self, seller: ParticipantSeed, endpoint: Endpoint) -> list[str]:
+    def _seller_command(self, seller: ParticipantSeed, endpoint: Endpoint, generation: str) -> list[str]:
         return [
             "bpp",
             *("--subscriber-id", seller.subscriber_id),
@@ -229,6 +235,7 @@ class World:
             *("--public-url", endpoint.url, "--registry-url", self.layout.registry.url),
             *("--portfolio", str(self.layout.portfolio(seller))),
             *("--data-dir", str(self.layout.seller_dir(seller))),
+            *("--generation", generation),
         ]
 
     def _gateway_command(self) -> list[str]:
@@ -252,6 +259,13 @@ class World:
             PREFIX + "SUBSCRIBER_ID": self.gateway_id,
             PREFIX + "DOMAIN": self.domain,
         }
+
+
+def seller_generation(chosen: str, number: int) -> str:
+    """Generation the n-th seller (from 0) speaks in a demo of a generation."""
+    if chosen != "mixed":
+        return chosen
+    return "2.0" if number % 2 == 0 else "1.1"
 
 
 def last_line(log: Path) -> str:

@@ -1,6 +1,6 @@
-"""The v2 envelope: context, Ack and Nack, and what a peer's answer to a message means.
+"""The envelope: the context every generation shares, and v2's spelling of it, of Ack and of Nack.
 
-Wire spelling of everything outside ``message`` lives here and nowhere else.
+Wire spelling of everything outside ``message`` lives here and in :mod:`gateway.beckn.envelope_v1`.
 
 * The core schema requires no member of the context; :func:`parse_context` requires the ones a
   message cannot be handled without.
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ DEFAULT_TTL: Final = "PT30S"
 _REQUIRED: Final = ("version", "action", "bapId", "bapUri", "transactionId", "messageId", "timestamp")
 _SNAKE: Final = {name: re.sub(r"([A-Z])", r"_\1", name).lower() for name in _REQUIRED}
 _Aware = Annotated[datetime, msgspec.Meta(tz=True)]
+_Shape = TypeVar("_Shape")
 
 
 class Context(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
@@ -51,6 +52,8 @@ class Context(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     ttl: str | None = DEFAULT_TTL
     network_id: str | None = None
     domain: str | None = None
+    location: dict[str, Any] | None = None
+    """v1.1: ``{"country": {"code": ...}, "city": {"code": ...}}``. v2.0.0 keeps it for history, we do not."""
     schema_context: tuple[str, ...] = ()
     request_digest: dict[str, Any] | str | None = None
     """``{"digest": "BLAKE-512=..."}``; a bare string of an older draft is tolerated."""
@@ -94,17 +97,28 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
             if _SNAKE[name] != name and _SNAKE[name] in raw:
                 detail += f" (version {VERSION} spells {_SNAKE[name]} as {name})"
             raise BecknRefusal("SCH_REQUIRED_FIELD_MISSING", detail, path=f"{path}/{name}")
+    # A location is v1's: what v2.0.0 keeps of it for history is not even read.
+    read = {name: value for name, value in raw.items() if name != "location"} if "location" in raw else raw
+    context = convert_context(read, Context, path=path)
+    # Our default ttl is for what we send; a sender that states none has none.
+    ttl = None if raw.get("ttl") is None else context.ttl
+    return msgspec.structs.replace(context, timestamp=context.timestamp.astimezone(UTC), ttl=ttl)
+
+
+def convert_context(raw: Any, kind: type[_Shape], *, path: str) -> _Shape:
+    """Convert a decoded context into a struct that has its members.
+
+    Raises:
+        BecknRefusal: A member is missing or has another type; the path names it.
+    """
     try:
-        context = msgspec.convert(raw, Context)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as exc:
         member = str(exc).rpartition("$.")[2].rstrip("`").split(".")[0].split("[")[0]
         code = "SCH_INVALID_FORMAT" if "RFC3339" in str(exc) or "timezone" in str(exc) else None
         raise BecknRefusal(
             code or "SCH_TYPE_NOT_SUPPORTED", f"context cannot be read: {exc}", path=f"{path}/{member}"
         ) from exc
-    # Our default ttl is for what we send; a sender that states none has none.
-    ttl = None if raw.get("ttl") is None else context.ttl
-    return msgspec.structs.replace(context, timestamp=context.timestamp.astimezone(UTC), ttl=ttl)
 
 
 def encode(context: Context, message: Mapping[str, Any]) -> bytes:
@@ -113,12 +127,12 @@ def encode(context: Context, message: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: A number is NaN or infinite, or a text holds a lone surrogate.
     """
-    return _compact({"context": context.wire(), "message": message})
+    return compact_json({"context": context.wire(), "message": message})
 
 
 def ack_body(message_id: str) -> bytes:
     """Write the v2 Ack; key order is the one peers compare with."""
-    return _compact({"message": {"status": "ACK", "messageId": message_id}})
+    return compact_json({"message": {"status": "ACK", "messageId": message_id}})
 
 
 def nack_body(
@@ -146,7 +160,7 @@ def nack_body(
     if message_id:
         message["messageId"] = message_id
     message["error"] = error
-    return _compact({"message": message})
+    return compact_json({"message": message})
 
 
 class AnswerKind(StrEnum):
@@ -279,6 +293,11 @@ def _error(document: Mapping[str, Any], message: Mapping[str, Any]) -> Mapping[s
     return document if "code" in document or "errorCode" in document else {}
 
 
-def _compact(value: Any) -> bytes:
+def compact_json(value: Any) -> bytes:
+    """Encode a value as compact UTF-8 JSON.
+
+    Raises:
+        ValueError: A number is NaN or infinite, or a text holds a lone surrogate.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()

@@ -118,6 +118,20 @@ class At:
             raise self.refuse('must be decimal text such as "0.35"', "SCH_INVALID_FORMAT")
         return text
 
+    def decimal(self, *, least: float | None = None) -> float:
+        """A finite number written as decimal text, as v1.1 has all its numbers."""
+        text = self.text()
+        if not DECIMAL.fullmatch(text):
+            raise self.refuse('must be decimal text such as "12.5"', "SCH_INVALID_FORMAT")
+        return At(float(text), self.path).number(least=least)
+
+    def whole_decimal(self, *, least: int | None = None) -> int:
+        """A whole number written as decimal text."""
+        number = self.decimal(least=least)
+        if not number.is_integer():
+            raise self.refuse("must be a whole number", "SCH_INVALID_FORMAT")
+        return int(Decimal(self.value))
+
     def flag(self) -> bool:
         """True or false."""
         if not isinstance(self.value, bool):

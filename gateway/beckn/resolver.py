@@ -23,6 +23,7 @@ from uuid import uuid4
 import msgspec
 
 from gateway.beckn.client import MAX_JSON_BYTES, HttpAnswer
+from gateway.beckn.envelope import VERSION
 from gateway.beckn.signing import MalformedKey, Signer, decode_public_key
 from gateway.clock import Clock, rfc3339
 from gateway.errors import BecknRefusal, PeerUnavailable
@@ -47,6 +48,7 @@ _ALIASES = {
     "valid_until": ("valid_until",),
     "status": ("status",),
     "serves": ("serves",),
+    "version": ("version", "protocol_version", "core_version"),
 }
 
 _Aware = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -71,6 +73,8 @@ class Participant(msgspec.Struct, frozen=True, kw_only=True):
     status: str = ""
     serves: tuple[str, ...] = ()
     """Feeder ids or areas; empty means everywhere."""
+    version: str = VERSION
+    """Version of Beckn it wants to be spoken to in (:mod:`gateway.beckn.dialect`)."""
 
     @property
     def public_key(self) -> bytes:
@@ -258,6 +262,7 @@ class RegistryClient:
         valid_from: datetime,
         valid_until: datetime,
         serves: Sequence[str] = (),
+        version: str = VERSION,
     ) -> str | None:
         """Publish our own record, signed with the key it names as proof that we hold it.
 
@@ -269,6 +274,7 @@ class RegistryClient:
             valid_from: Aware, wall time.
             valid_until: Aware, wall time.
             serves: Feeder ids or areas; empty means everywhere.
+            version: Version of Beckn to be spoken to in.
 
         Returns:
             The status the registry states, or None where it states none.
@@ -286,6 +292,7 @@ class RegistryClient:
             "valid_from": rfc3339(valid_from),
             "valid_until": rfc3339(valid_until),
             "serves": list(serves),
+            "version": version,
             "nonce": str(uuid4()),
         }
         document = await self._ask("/subscribe", record, signer)

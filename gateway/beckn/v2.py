@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.beckn import jsonpath
+from gateway.beckn.model import DiscoverAsk, UpdateAsk
 from gateway.beckn.reader import DECIMAL, At
 from gateway.clock import rfc3339
 from gateway.types import (
@@ -72,21 +73,6 @@ _CONTRACT_SYNONYMS: Final = {"COMPLETED": "COMPLETE"}
 _PERFORMANCE_SYNONYMS: Final = {"COMPLETE": "COMPLETED"}
 
 
-class DiscoverAsk(msgspec.Struct, frozen=True, kw_only=True):
-    """What a buyer looks for, as far as its message says. ``None`` where it does not say."""
-
-    feeder_id: str | None = None
-    direction: Direction | None = None
-    min_kw: float = 0.0
-    """Smallest DER of interest."""
-    kw: float | None = None
-    """Relief wanted in total."""
-    window_start: datetime | None = None
-    window_end: datetime | None = None
-    location: Location | None = None
-    radius_m: float | None = None
-
-
 # --- attribute packs -------------------------------------------------------------------------
 
 
@@ -121,7 +107,7 @@ def _pack(pack: str, **members: Any) -> dict[str, Any]:
     return {"@context": context_url(pack), "@type": pack, **present}
 
 
-def _number(value: float, what: str) -> float | int:
+def wire_number(value: float, what: str) -> float | int:
     """Write a finite number; whole ones without a fraction."""
     if not math.isfinite(value):
         raise ValueError(f"{what} must be finite, not {value}")
@@ -142,7 +128,10 @@ def _geo(location: Location) -> dict[str, Any]:
     """Write a point as GeoJSON, longitude first (RFC 7946)."""
     return {
         "type": "Point",
-        "coordinates": [_number(location.longitude, "longitude"), _number(location.latitude, "latitude")],
+        "coordinates": [
+            wire_number(location.longitude, "longitude"),
+            wire_number(location.latitude, "latitude"),
+        ],
     }
 
 
@@ -180,11 +169,11 @@ def discover_message(  # noqa: PLR0917 - the need's members in their natural ord
         "$.catalogs[*].resources",
         "resourceAttributes",
         equal={"feederId": need_feeder_id, "direction": direction.value},
-        least={"capacityKw": _number(min_kw, "min_kw")},
+        least={"capacityKw": wire_number(min_kw, "min_kw")},
     )
     wanted = _pack(
         "FlexCommitment",
-        requestedKw=_number(kw, "kw"),
+        requestedKw=wire_number(kw, "kw"),
         windowStart=rfc3339(window_start),
         windowEnd=rfc3339(window_end),
     )
@@ -201,7 +190,7 @@ def discover_message(  # noqa: PLR0917 - the need's members in their natural ord
                 "op": "S_DWITHIN",
                 "targets": _GEO_TARGET,
                 "geometry": _geo(location),
-                "distanceMeters": _number(radius_m, "radius_m"),
+                "distanceMeters": wire_number(radius_m, "radius_m"),
                 "quantifier": "ANY",
             }
         ]
@@ -232,6 +221,21 @@ def cancel_message(terms: OrderTerms, contract_id: str, reason: str) -> Message:
     """Ask to end a contract; the reason stands in FlexContract."""
     contract = _contract(terms, None, status=None, contract_id=contract_id, cancel_reason=reason)
     return {"contract": contract}
+
+
+def update_message(
+    terms: OrderTerms, view: ContractView, contract_id: str, *, completes: bool = False
+) -> Message:
+    """Ask to change a running contract, or to end it as complete (``requestedTransition``)."""
+    contract = _contract(terms, view, status=ContractStatus.ACTIVE, contract_id=contract_id)
+    if completes:
+        contract["contractAttributes"]["requestedTransition"] = ContractStatus.COMPLETE.value
+    return {"contract": contract}
+
+
+def reference(_terms: OrderTerms, view: ContractView) -> str | None:
+    """The id under which a contract can be spoken of; None until the seller has given one."""
+    return view.contract_id
 
 
 # --- seller builds ---------------------------------------------------------------------------
@@ -337,13 +341,13 @@ def _resource(der: Der, offer: Offer) -> dict[str, Any]:
             aggregatorId=der.aggregator_id,
             feederId=der.feeder_id,
             direction=der.direction.value,
-            capacityKw=_number(der.capacity_kw, "capacity_kw"),
-            responseTimeS=_number(der.response_time_s, "response_time_s"),
+            capacityKw=wire_number(der.capacity_kw, "capacity_kw"),
+            responseTimeS=wire_number(der.response_time_s, "response_time_s"),
             minDurationMin=der.min_duration_min,
             maxDurationMin=der.max_duration_min,
-            minKw=_number(der.min_kw, "min_kw") if der.min_kw else None,
+            minKw=wire_number(der.min_kw, "min_kw") if der.min_kw else None,
             rampKwPerMin=(
-                None if der.ramp_kw_per_min is None else _number(der.ramp_kw_per_min, "ramp_kw_per_min")
+                None if der.ramp_kw_per_min is None else wire_number(der.ramp_kw_per_min, "ramp_kw_per_min")
             ),
             geo=None if der.location is None else _geo(der.location),
             meterIds=list(der.meter_ids) or None,
@@ -475,7 +479,7 @@ def _commitment(
     window: tuple[datetime, datetime],
     baseline: BaselineTerm | None,
 ) -> dict[str, Any]:
-    asked = _number(line.kw, "kw")
+    asked = wire_number(line.kw, "kw")
     return {
         "id": f"c{number}",
         "status": {"descriptor": {"code": _COMMITMENT_STATUS[state]}},
@@ -492,13 +496,13 @@ def _commitment(
         "commitmentAttributes": _pack(
             "FlexCommitment",
             requestedKw=asked,
-            committedKw=None if committed_kw is None else _number(committed_kw, "committed_kw"),
+            committedKw=None if committed_kw is None else wire_number(committed_kw, "committed_kw"),
             windowStart=rfc3339(window[0]),
             windowEnd=rfc3339(window[1]),
             baseline=(
                 None
                 if baseline is None
-                else {"method": baseline.method.value, "kw": _number(baseline.kw, "baseline kw")}
+                else {"method": baseline.method.value, "kw": wire_number(baseline.kw, "baseline kw")}
             ),
         ),
     }
@@ -842,6 +846,27 @@ def parse_order(message: Mapping[str, Any]) -> tuple[OrderTerms, str | None]:
         currency=currency,
     )
     return terms, contract_id.text() if contract_id else None
+
+
+def parse_reference(message: Mapping[str, Any]) -> str | None:
+    """Read which contract a request (status, cancel) is about; it repeats the whole order.
+
+    Raises:
+        BecknRefusal: A member of the order is missing or ill-typed.
+    """
+    return parse_order(message)[1]
+
+
+def parse_update(message: Mapping[str, Any]) -> UpdateAsk:
+    """Read a wish to change a contract.
+
+    Raises:
+        BecknRefusal: A member we need is missing or ill-typed.
+    """
+    terms, contract_id = parse_order(message)
+    wanted = At(message).dig("contract", "contractAttributes", "requestedTransition")
+    ends = wanted is not None and wanted.code(ContractStatus, _CONTRACT_SYNONYMS) is ContractStatus.COMPLETE
+    return UpdateAsk(contract_id=contract_id, terms=terms, completes=ends)
 
 
 def parse_cancel_reason(message: Mapping[str, Any]) -> str | None:

@@ -24,7 +24,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.beckn.envelope import VERSION, Context, parse_context
+from gateway.beckn.dialect import V2, Dialect, Languages, claimed, claimed_dialect
+from gateway.beckn.envelope import Context
+from gateway.beckn.model import PeerError
 from gateway.beckn.resolver import KeyResolver, Participant, check_usable
 from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import (
@@ -77,8 +79,14 @@ class VerifiedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message whose sender, bytes and form are proven. Only :func:`verify_inbound` makes one."""
 
     action: str
+    """As posted and as the context says."""
+    dialect: Dialect = V2
+    """The generation it is in."""
     context: Context
     message: dict[str, Any]
+    """Empty where a callback only reports an error."""
+    error: PeerError | None = None
+    """What a callback reports to have gone wrong, where its generation has that."""
     body: bytes
     """As received: what the signature covers."""
     headers: dict[str, str]
@@ -89,6 +97,11 @@ class VerifiedMessage(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     """How it verified: "3-line", "4-line-bare" or "4-line-whole-header"."""
     digest: str
+
+    @property
+    def verb(self) -> str:
+        """The action in the model's words: ``on_discover`` also where the wire says on_search."""
+        return self.dialect.verb(self.action) or self.action
 
 
 def no_requests(_message_id: str) -> Sequence[tuple[str, str]]:
@@ -102,7 +115,7 @@ async def verify_inbound(
     body: bytes,
     headers: Mapping[str, str],
     resolver: KeyResolver,
-    schemas: MessageSchemas,
+    schemas: Languages | MessageSchemas,
     own_id: str,
     role: Role,
     now: datetime,
@@ -117,7 +130,7 @@ async def verify_inbound(
         body: The raw bytes.
         headers: HTTP headers; names in any case, repeated ones joined.
         resolver: Finds keys.
-        schemas: Judges documents.
+        schemas: The generations accepted; a single set of schemas accepts its own only.
         own_id: Our subscriber id, which the context must name.
         role: "bap" receives callbacks, "bpp" receives requests.
         now: Wall time, aware.
@@ -129,6 +142,7 @@ async def verify_inbound(
         BecknRefusal: 413 too large; 401 AUT_*; 400 SCH_* and CTX_*; 503 NET_DOWNSTREAM_UNAVAILABLE when
             the registry cannot be asked. The fact ``message_id`` holds the claimed messageId.
     """
+    languages = schemas if isinstance(schemas, Languages) else Languages.of_one(schemas)
     try:
         check_size(action, body, limits)
         received = select_headers(headers)
@@ -140,19 +154,22 @@ async def verify_inbound(
         requests = requests_answered(parsed, body, sent_signatures)
         sender, variant = await check_signature(parsed, body_digest, sender, requests, resolver, now)
         document = decode_document(body, limits)
-        context = read_context(document)
-        check_signer(sender, context, action, role, discovery_ids)
-        check_receiver(context, own_id, action, role)
-        check_action(context, action, role, schemas)
+        dialect, context = read_context(document, body, languages)
+        check_signer(sender, dialect, context, action, role, discovery_ids)
+        check_receiver(dialect, context, own_id, action, role)
+        check_action(dialect, context, action, role, languages.schemas(dialect))
         check_ttl(context, now)
-        check_schema(action, document, schemas)
+        check_schema(action, document, languages.schemas(dialect))
+        error = dialect.parse_error(document)
     except BecknRefusal as refusal:
         refusal.facts.setdefault("message_id", claimed_message_id(body))
         raise
     return VerifiedMessage(
         action=action,
+        dialect=dialect,
         context=context,
-        message=document["message"],
+        message=document.get("message", {}),
+        error=error,
         body=body,
         headers=received,
         sender=sender,
@@ -171,12 +188,9 @@ def challenge_headers(refusal: BecknRefusal, own_id: str) -> dict[str, str]:
 
 
 def claimed_message_id(body: bytes) -> str | None:
-    """``context.messageId`` as the body claims it, proven or not; None where it cannot be read."""
-    try:
-        message_id = _CLAIMED.decode(body).context.message_id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return message_id if len(message_id) <= _MAX_ECHO_CHARS else None
+    """The context's message id as the body claims it, proven or not; None where it cannot be read."""
+    message_id = claimed(body).message_id
+    return message_id if message_id is not None and len(message_id) <= _MAX_ECHO_CHARS else None
 
 
 # --- 1, 2, 3: the envelope of the bytes -----------------------------------------------------------------
@@ -347,46 +361,65 @@ def _verified_by(
 def decode_document(body: bytes, limits: InboundLimits = DEFAULT_LIMITS) -> dict[str, Any]:
     """Decode strictly (see :mod:`gateway.beckn.strictjson`) into an object with an object ``message``.
 
+    A document that has an ``error`` may lack the message; whether it may is for its schema to say.
+
     Raises:
         BecknRefusal: SCH_INVALID_JSON, or SCH_* for the outermost form, 400.
     """
     document = decode_strictly(body, max_depth=limits.max_depth)
     if not isinstance(document, dict):
         raise BecknRefusal("SCH_TYPE_NOT_SUPPORTED", "the body must be a JSON object", path="/")
-    if "message" not in document:
+    if "message" not in document and "error" not in document:
         raise BecknRefusal("SCH_REQUIRED_FIELD_MISSING", "message is missing: send it", path="/message")
-    if not isinstance(document["message"], dict):
+    if not isinstance(document.get("message", {}), dict):
         raise BecknRefusal("SCH_TYPE_NOT_SUPPORTED", "message must be an object", path="/message")
     return document
 
 
-def read_context(document: Mapping[str, Any]) -> Context:
-    """Read the context; what is missing or malformed there has its own family of codes."""
+def read_context(document: Mapping[str, Any], body: bytes, languages: Languages) -> tuple[Dialect, Context]:
+    """Read the context; what is missing or malformed there has its own family of codes.
+
+    The version decides the generation. Without one the message is refused in the generation its
+    spelling suggests.
+    """
+    raw = document.get("context")
+    version = raw.get("version") if isinstance(raw, Mapping) else None
+    dialect = claimed_dialect(body, default=languages.default)
+    if isinstance(version, str):
+        accepted = languages.of(version)
+        if accepted is None:
+            raise BecknRefusal(
+                "CTX_VERSION_UNSUPPORTED",
+                f"context.version is {_short(version)}; {_listed(languages.versions)} spoken here",
+                path="/context/version",
+            )
+        dialect = accepted
     try:
-        context = parse_context(document.get("context"))
+        context = dialect.parse_context(raw)
     except BecknRefusal as exc:
         missing = exc.code == "SCH_REQUIRED_FIELD_MISSING" or "context" not in document
         code = "CTX_MISSING_FIELD" if missing else "CTX_INVALID_FIELD"
         raise BecknRefusal(code, exc.detail, path=exc.path) from exc
-    if context.version != VERSION:
-        raise BecknRefusal(
-            "CTX_VERSION_UNSUPPORTED",
-            f"context.version is {_short(context.version)}; {VERSION} is spoken here",
-            path="/context/version",
-        )
-    for name, value in (("transactionId", context.transaction_id), ("messageId", context.message_id)):
+    for name, value in (("transaction_id", context.transaction_id), ("message_id", context.message_id)):
         if not value:
-            raise BecknRefusal("CTX_MISSING_FIELD", f"context.{name} is empty", path=f"/context/{name}")
-    return context
+            member = dialect.member(name)
+            raise BecknRefusal("CTX_MISSING_FIELD", f"context.{member} is empty", path=f"/context/{member}")
+    return dialect, context
 
 
-def check_signer(
-    sender: Participant, context: Context, action: str, role: Role, discovery_ids: Collection[str]
+def check_signer(  # noqa: PLR0917 - one step of the line above, called there only
+    sender: Participant,
+    dialect: Dialect,
+    context: Context,
+    action: str,
+    role: Role,
+    discovery_ids: Collection[str],
 ) -> None:
     """Refuse a message that speaks for somebody else than its signer."""
     if role == "bap" and action in CATALOGUE_ACTIONS and sender.subscriber_id in discovery_ids:
         return
-    member, claimed = ("bppId", context.bpp_id) if role == "bap" else ("bapId", context.bap_id)
+    member = dialect.member("bpp_id" if role == "bap" else "bap_id")
+    claimed = context.bpp_id if role == "bap" else context.bap_id
     if claimed != sender.subscriber_id:
         raise _unproven(
             "AUT_UNAUTHORIZED_ACTION",
@@ -401,10 +434,11 @@ def check_signer(
         )
 
 
-def check_receiver(context: Context, own_id: str, action: str, role: Role) -> None:
+def check_receiver(dialect: Dialect, context: Context, own_id: str, action: str, role: Role) -> None:
     """Refuse a message that is meant for somebody else."""
-    member, named = ("bapId", context.bap_id) if role == "bap" else ("bppId", context.bpp_id)
-    if named is None and action == "discover":
+    member = dialect.member("bap_id" if role == "bap" else "bpp_id")
+    named = context.bap_id if role == "bap" else context.bpp_id
+    if named is None and dialect.verb(action) == "discover":
         return  # a discover without a seller asks whoever receives it
     if named is None:
         raise BecknRefusal(
@@ -418,7 +452,9 @@ def check_receiver(context: Context, own_id: str, action: str, role: Role) -> No
         )
 
 
-def check_action(context: Context, action: str, role: Role, schemas: MessageSchemas) -> None:
+def check_action(
+    dialect: Dialect, context: Context, action: str, role: Role, schemas: MessageSchemas
+) -> None:
     """Refuse an action that is not the path's, not this role's, or unknown."""
     if context.action != action:
         raise BecknRefusal(
@@ -426,7 +462,8 @@ def check_action(context: Context, action: str, role: Role, schemas: MessageSche
             f"context.action is {_short(context.action)}, but it was posted to {action}",
             path="/context/action",
         )
-    if action.startswith("on_") != (role == "bap") or action not in schemas.actions:
+    verb = dialect.verb(action)
+    if verb is None or verb.startswith("on_") != (role == "bap") or action not in schemas.actions:
         raise BecknRefusal("NET_NOT_IMPLEMENTED", f"{action} is not served here", path="/context/action")
 
 
@@ -472,16 +509,11 @@ def check_schema(action: str, document: Mapping[str, Any], schemas: MessageSchem
     )
 
 
-class _ClaimedContext(msgspec.Struct, rename="camel"):
-    message_id: str
-
-
-class _Claimed(msgspec.Struct):
-    context: _ClaimedContext
-
-
-_CLAIMED = msgspec.json.Decoder(_Claimed)
 _MAX_ECHO_CHARS = 128
+
+
+def _listed(versions: Sequence[str]) -> str:
+    return f"{versions[0]} is" if len(versions) == 1 else f"{', '.join(versions[:-1])} and {versions[-1]} are"
 
 
 def _short(value: str | None) -> str:

@@ -82,6 +82,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     feeder_id: str
     bpp_id: str
     bpp_uri: str
+    beckn_version: str = "2.0.0"
+    """Version of Beckn the order is traded in; part of the seller's address, fixed for its life."""
     transaction_id: str
     terms: OrderTerms
     detected_at: datetime

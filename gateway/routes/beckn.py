@@ -4,7 +4,7 @@ from typing import Any
 
 from litestar import Request, Response, post
 
-from gateway.beckn.envelope import nack_body
+from gateway.beckn.dialect import claimed_dialect
 from gateway.beckn.intake import check_media, joined_headers, read_body
 from gateway.beckn.signing import parse_authorization
 from gateway.beckn.verify import DEFAULT_LIMITS, challenge_headers, claimed_message_id, verify_inbound
@@ -43,7 +43,7 @@ async def receive_callback(action: str, request: Request[Any, Any, Any], runtime
             body=body,
             headers=headers,
             resolver=runtime.resolver,
-            schemas=runtime.schemas,
+            schemas=runtime.languages,
             own_id=runtime.settings.subscriber_id,
             role="bap",
             now=runtime.clock(),
@@ -54,7 +54,8 @@ async def receive_callback(action: str, request: Request[Any, Any, Any], runtime
         return _refuse(runtime, action, refusal, headers, body)
     except StoreError as error:
         return _refuse(runtime, action, _unavailable(error), headers, body)
-    return Response(answer.body, media_type=JSON, headers={"Signature": answer.signature})
+    signed = {} if answer.signature is None else {"Signature": answer.signature}
+    return Response(answer.body, media_type=JSON, headers=signed)
 
 
 def _unavailable(error: GatewayError) -> BecknRefusal:
@@ -64,24 +65,22 @@ def _unavailable(error: GatewayError) -> BecknRefusal:
 def _refuse(
     runtime: Runtime, action: str, refusal: BecknRefusal, headers: dict[str, str], refused: bytes
 ) -> Response[bytes]:
-    known = action if action in runtime.schemas.actions else "unknown"
+    known = action if runtime.languages.verb(action) is not None else "unknown"
     runtime.metrics.refused(known, refusal.code)
-    body = nack_body(
+    dialect = claimed_dialect(refused)
+    body = dialect.nack_body(
         claimed_message_id(refused),
         code=refusal.code,
         detail=refusal.detail,
         path=refusal.path,
         cause=refusal.facts.get("rule"),
     )
-    signature = runtime.signer.authorization(
-        body, now=runtime.clock(), request_signature=_request_signature(headers)
-    )
-    return Response(
-        body,
-        status_code=refusal.http_status,
-        media_type=JSON,
-        headers={"Signature": signature, **challenge_headers(refusal, runtime.settings.subscriber_id)},
-    )
+    answered = challenge_headers(refusal, runtime.settings.subscriber_id)
+    if dialect.signs_answers:
+        answered["Signature"] = runtime.signer.authorization(
+            body, now=runtime.clock(), request_signature=_request_signature(headers)
+        )
+    return Response(body, status_code=refusal.http_status, media_type=JSON, headers=answered)
 
 
 def _request_signature(headers: dict[str, str]) -> str | None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import select
 
-from gateway.beckn import v2
+from gateway.beckn.dialect import spoken
 from gateway.beckn.resolver import Participant
 from gateway.catalogue import Catalogue
 from gateway.feeders import Automation, Feeder, FeederConfig
@@ -285,22 +285,29 @@ class Buyer:
         end: datetime,
         need_id: str | None = None,
     ) -> int:
-        """Send one DISCOVER per seller under one transactionId; returns how many."""
+        """Send one DISCOVER per seller under one transactionId; returns how many.
+
+        A seller whose version of Beckn is not spoken here is not asked.
+        """
         transaction_id = work.new_id()
-        message = v2.discover_message(feeder_id, direction, kw, start, end)
-        sellers = [seller for seller in self._sellers() if seller.serves_place(feeder_id)]
-        for seller in sellers:
+        asked = 0
+        for seller in self._sellers():
+            dialect = spoken(seller.version)
+            if dialect is None or not seller.serves_place(feeder_id):
+                continue
             self._desk.compose(
                 work,
-                action="discover",
-                message=message,
+                verb="discover",
+                message=dialect.discover_message(feeder_id, direction, kw, start, end),
                 transaction_id=transaction_id,
                 peer_id=seller.subscriber_id,
                 peer_uri=seller.url,
+                version=seller.version,
                 feeder_id=feeder_id,
                 need_id=need_id,
             )
-        return len(sellers)
+            asked += 1
+        return asked
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -389,6 +396,7 @@ class Buyer:
             feeder_id=need.feeder_id,
             bpp_id=planned.offer.bpp_id,
             bpp_uri=planned.offer.bpp_uri,
+            beckn_version=planned.offer.beckn_version,
             transaction_id=work.new_id(),
             terms=planned.terms(obp_id=obp_id, need=need),
             detected_at=detected_at,

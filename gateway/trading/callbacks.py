@@ -20,7 +20,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.engine import RowMapping
 
 from gateway.audit.journal import Payload
-from gateway.beckn import v2
+from gateway.beckn.dialect import Place, claimed_dialect
 from gateway.beckn.verify import VerifiedMessage
 from gateway.catalogue import store_offers
 from gateway.errors import BecknRefusal
@@ -79,7 +79,7 @@ def receive(work: Work, message: VerifiedMessage, answer: bytes, desk: Desk) -> 
     if _known(work, message):
         return Reception(answer=answer, repeated=True)
     request = _request_of(work, message)
-    if message.action == "on_discover":
+    if message.verb == "on_discover":
         reception = _discovered(work, message, request, answer)
     else:
         reception = _contract(work, message, request, answer, desk)
@@ -119,15 +119,23 @@ def _request_of(work: Work, message: VerifiedMessage) -> RowMapping | None:
     Raises:
         BecknRefusal: It claims a request of ours but does not fit it.
     """
-    context = message.context
+    context, dialect = message.context, message.dialect
     request = work.connection.execute(_REQUEST, {"message": context.message_id}).mappings().first()
     if request is None:
-        if message.action in UNSOLICITED:
+        if message.verb in UNSOLICITED:
             return None
+        member = dialect.member("message_id")
         raise BecknRefusal(
             "CTX_MESSAGE_ID_UNKNOWN",
-            f"{message.action} answers no request of ours (messageId {context.message_id})",
-            path="/context/messageId",
+            f"{message.action} answers no request of ours ({member} {context.message_id})",
+            path=f"/context/{member}",
+        )
+    asked_in = claimed_dialect(request["body"])
+    if asked_in.generation is not dialect.generation:
+        raise BecknRefusal(
+            "CTX_VERSION_UNSUPPORTED",
+            f"our {request['action']} was in version {asked_in.versions[0]}: answer it in that",
+            path="/context/version",
         )
     if message.action != f"on_{request['action']}":
         raise BecknRefusal(
@@ -136,17 +144,18 @@ def _request_of(work: Work, message: VerifiedMessage) -> RowMapping | None:
             path="/context/action",
         )
     if context.transaction_id != request["transaction_id"]:
+        member = dialect.member("transaction_id")
         raise BecknRefusal(
             "CTX_TRANSACTION_ID_UNKNOWN",
-            "transactionId is not the one of the request",
-            path="/context/transactionId",
+            f"{member} is not the one of the request",
+            path=f"/context/{member}",
         )
     if message.sender.subscriber_id != request["peer_id"]:
         raise BecknRefusal(
             "AUT_UNAUTHORIZED_ACTION",
             f"the request went to {request['peer_id']}, not to {message.sender.subscriber_id}",
             http_status=401,
-            path="/context/bppId",
+            path=f"/context/{dialect.member('bpp_id')}",
         )
     return request
 
@@ -187,22 +196,32 @@ def _note(
 
 def _discovered(work: Work, message: VerifiedMessage, request: RowMapping | None, answer: bytes) -> Reception:
     if request is None:
-        raise BecknRefusal("CTX_MESSAGE_ID_UNKNOWN", "on_discover without a discover of ours")
-    asked = v2.parse_discover(msgspec.json.decode(request["body"])["message"])
+        raise BecknRefusal("CTX_MESSAGE_ID_UNKNOWN", f"{message.action} without a request of ours")
+    sent = msgspec.json.decode(request["body"])
+    asked = message.dialect.parse_discover(sent["message"])
     if asked.feeder_id is None or asked.direction is None:
         raise RuntimeError(f"our discover {message.context.message_id} names no feeder or direction")
     sender = message.sender.subscriber_id
-    offers = v2.parse_on_discover(message.message, bpp_id=sender, bpp_uri=message.sender.url)
+    offers = message.dialect.parse_offers(
+        message.message, message.error, bpp_id=sender, bpp_uri=message.sender.url
+    )
+    if offers is None:
+        # The seller could not answer: what it offered before stands until it lapses.
+        _note(work, message, answer, solicited=True, feeder_id=asked.feeder_id)
+        return Reception(answer=answer, feeder_id=asked.feeder_id)
     foreign = sorted({offer.bpp_id for offer in offers} - {sender})
     if foreign:
         raise BecknRefusal(
             "AUT_UNAUTHORIZED_ACTION",
             f"{sender} may not publish offers of {', '.join(foreign)}",
             http_status=401,
-            path="/message/catalogs",
+            path=message.dialect.path(Place.CATALOGUE),
         )
-    # Orders go to the address in the registry, whatever the catalogue says.
-    offers = tuple(msgspec.structs.replace(offer, bpp_uri=message.sender.url) for offer in offers)
+    # Orders go to the address in the registry, whatever the catalogue says, in the version asked in.
+    offers = tuple(
+        msgspec.structs.replace(offer, bpp_uri=message.sender.url, beckn_version=sent["context"]["version"])
+        for offer in offers
+    )
     found = Discovered(feeder_id=asked.feeder_id, direction=asked.direction, bpp_id=sender, offers=offers)
     store_offers(
         work.connection,
@@ -219,21 +238,24 @@ def _discovered(work: Work, message: VerifiedMessage, request: RowMapping | None
 def _contract(
     work: Work, message: VerifiedMessage, request: RowMapping | None, answer: bytes, desk: Desk
 ) -> Reception:
-    view = v2.parse_contract(message.message)
+    view = message.dialect.parse_reply(message.verb, message.message, message.error)
     order = _order_of(work, message, request, view)
     _note(work, message, answer, solicited=request is not None, order=order)
+    if view is None:
+        # Only an error about an order that stays as it is: silence, as far as its life cycle goes.
+        return Reception(answer=answer, feeder_id=order.feeder_id, order_id=order.order_id)
     lost = desk.apply(
         work,
         order,
-        CallbackReceived(
-            at=work.now, action=message.action, message_id=message.context.message_id, view=view
-        ),
+        CallbackReceived(at=work.now, action=message.verb, message_id=message.context.message_id, view=view),
         extra=lambda: {"message_id": message.context.message_id, "action": message.action},
     )
     return Reception(answer=answer, lost=tuple(lost), feeder_id=order.feeder_id, order_id=order.order_id)
 
 
-def _order_of(work: Work, message: VerifiedMessage, request: RowMapping | None, view: ContractView) -> Order:
+def _order_of(
+    work: Work, message: VerifiedMessage, request: RowMapping | None, view: ContractView | None
+) -> Order:
     """Find the order a contract callback is about.
 
     Raises:
@@ -245,7 +267,7 @@ def _order_of(work: Work, message: VerifiedMessage, request: RowMapping | None, 
         order.bpp_id == message.sender.subscriber_id
         and order.state not in TERMINAL
         and order.contract is not None
-        and view.contract_id in (None, order.contract.contract_id)
+        and (view is None or view.contract_id in (None, order.contract.contract_id))
     )
     found = [
         order
@@ -253,9 +275,10 @@ def _order_of(work: Work, message: VerifiedMessage, request: RowMapping | None, 
         if mine(order)
     ]
     if len(found) != 1:
+        member = message.dialect.member("transaction_id")
         raise BecknRefusal(
             "CTX_TRANSACTION_ID_UNKNOWN",
-            f"no live order of {message.sender.subscriber_id} under this transactionId",
-            path="/context/transactionId",
+            f"no live order of {message.sender.subscriber_id} under this {member}",
+            path=f"/context/{member}",
         )
     return found[0]

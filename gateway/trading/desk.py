@@ -14,8 +14,8 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
 from gateway.audit.journal import Payload
-from gateway.beckn import v2
-from gateway.beckn.envelope import Context, encode
+from gateway.beckn.dialect import Dialect, dialect_of
+from gateway.beckn.envelope import Context
 from gateway.beckn.signing import Signer
 from gateway.errors import NotFound, SettlementRefused
 from gateway.flex.settlement import SettlementRow, settle
@@ -81,10 +81,6 @@ _BOOKING_BODIES = (
     .where(flex_order.c.state.in_(sorted(state.value for state in BOOKING)))
 )
 
-WIRE_ACTION = {Verb.COMPLETE: "status"}
-"""Verbs whose action on the wire has another name (docs/decisions/0004-complete-verb.md)."""
-
-
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Who we are on the wire."""
 
@@ -93,6 +89,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     domain: str
     ttl_s: int
     signature_ttl_s: int
+    location: dict[str, Any] | None = None
+    """Country and city of our market, for generations that address by place."""
 
 
 class LostRelief(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,16 +192,15 @@ class Desk:
     # --- messages -----------------------------------------------------------------------------
 
     def _send(self, work: Work, order: Order, command: Send) -> str:
-        message = _message(order, command)
         outgoing = self.compose(
             work,
-            action=WIRE_ACTION.get(command.verb, command.verb.value),
-            message=message,
+            verb=command.verb.value,
+            message=_message(order, command, dialect_of(order.beckn_version)),
             transaction_id=order.transaction_id,
             peer_id=order.bpp_id,
             peer_uri=order.bpp_uri,
+            version=order.beckn_version,
             order=order,
-            verb=command.verb,
         )
         return outgoing.message_id
 
@@ -211,19 +208,22 @@ class Desk:
         self,
         work: Work,
         *,
-        action: str,
+        verb: str,
         message: dict[str, Any],
         transaction_id: str,
         peer_id: str,
         peer_uri: str,
+        version: str,
         order: Order | None = None,
         feeder_id: str | None = None,
         need_id: str | None = None,
-        verb: Verb | None = None,
     ) -> Outgoing:
-        """Encode, sign, store and journal one request; it leaves after the commit."""
+        """Encode, sign, store and journal one request in the peer's version; it leaves after the commit."""
         message_id = work.new_id()
+        dialect = dialect_of(version)
+        action = dialect.action(verb)
         context = Context(
+            version=version,
             action=action,
             bap_id=self._address.bap_id,
             bap_uri=self._address.bap_uri,
@@ -234,9 +234,9 @@ class Desk:
             timestamp=work.now,
             ttl=f"PT{self._address.ttl_s}S",
             domain=self._address.domain,
-            schema_context=v2.schema_context(message),
+            location=self._address.location,
         )
-        body = encode(context, message)
+        body = dialect.encode(context, message)
         outgoing = Outgoing(
             message_id=message_id,
             transaction_id=transaction_id,
@@ -293,7 +293,7 @@ class Desk:
         owed = work.connection.execute(_MESSAGE, {"key": order.awaiting}).mappings().one()
         self.repeat(work, outgoing_of(owed, order))
 
-    def _note_sent(self, work: Work, outgoing: Outgoing, verb: Verb | None) -> None:
+    def _note_sent(self, work: Work, outgoing: Outgoing, verb: str | None) -> None:
         work.outgoing.append(outgoing)
         work.note(
             "beckn.sent",
@@ -373,22 +373,23 @@ class Desk:
         work.connection.execute(_UPDATE_ORDER, changed | {"key": order.order_id})
 
 
-def _message(order: Order, command: Send) -> dict[str, Any]:
-    """Build the message of a verb in the internal model's terms."""
+def _message(order: Order, command: Send, dialect: Dialect) -> dict[str, Any]:
+    """Build the message of a verb."""
     contract = order.contract
     if command.verb is Verb.SELECT:
-        return v2.select_message(order.terms)
+        return dialect.select_message(order.terms)
     if contract is None:
         raise RuntimeError(f"{command.verb} before on_select of order {order.order_id}")
     if command.verb is Verb.INIT:
-        return v2.init_message(order.terms, contract)
+        return dialect.init_message(order.terms, contract)
     if command.verb is Verb.CONFIRM:
-        return v2.confirm_message(order.terms, contract)
-    if contract.contract_id is None:
+        return dialect.confirm_message(order.terms, contract)
+    contract_id = dialect.reference(order.terms, contract)
+    if contract_id is None:
         raise RuntimeError(f"{command.verb} without a contract id in order {order.order_id}")
     if command.verb is Verb.CANCEL:
-        return v2.cancel_message(order.terms, contract.contract_id, command.reason)
-    return v2.status_message(order.terms, contract.contract_id)
+        return dialect.cancel_message(order.terms, contract_id, command.reason)
+    return dialect.status_message(order.terms, contract_id)
 
 
 def _disarm(connection: Connection, order: Order, command: ClearTimer) -> None:

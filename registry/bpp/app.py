@@ -22,10 +22,9 @@ from litestar.background_tasks import BackgroundTask
 from litestar.exceptions import HTTPException
 
 from gateway.beckn.client import BecknClient
-from gateway.beckn.envelope import ack_body, nack_body
+from gateway.beckn.dialect import DIALECTS, Generation, Languages, claimed_dialect
 from gateway.beckn.intake import check_media, joined_headers, read_body
 from gateway.beckn.resolver import RegistryClient
-from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer, parse_authorization
 from gateway.beckn.verify import (
     DEFAULT_LIMITS,
@@ -78,6 +77,8 @@ class BppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bearer token of /control; None closes it."""
     seed: int = 0
     domain: str = DEFAULT_DOMAIN
+    generation: Generation = Generation.V2
+    """Generation of Beckn it takes requests in; its registry record says so."""
 
     @property
     def uri(self) -> str:
@@ -109,7 +110,7 @@ class Aggregator:
         )
         self.http = BecknClient(clock)
         self.registry = RegistryClient(settings.registry_url, self.http, clock, peer_types=("BAP",))
-        self.schemas = MessageSchemas.load()
+        self.languages = Languages.load([settings.generation])
         self.sender = Sender(self.http, self.signer, clock, done=self._delivered)
         self.registered = False
 
@@ -143,14 +144,14 @@ class Aggregator:
                 declared=headers.get("content-length"),
                 limit=DEFAULT_LIMITS.max_bytes(action),
             )
-            if action not in self.seller.actions:
+            if self.languages.verb(action) not in self.seller.verbs:
                 raise _not_supported(action)
             message = await verify_inbound(
                 action=action,
                 body=body,
                 headers=headers,
                 resolver=self.registry,
-                schemas=self.schemas,
+                schemas=self.languages,
                 own_id=self.settings.subscriber_id,
                 role="bpp",
                 now=self.clock(),
@@ -169,8 +170,12 @@ class Aggregator:
             self.sender.enqueue(callback)
 
     def _ack(self, message: VerifiedMessage, callbacks: tuple[Callback, ...]) -> Response[bytes]:
-        body = ack_body(message.context.message_id)
-        signature = self.signer.authorization(body, now=self.clock(), request_signature=message.signature)
+        body = message.dialect.ack_body(message.context.message_id)
+        headers = {}
+        if message.dialect.signs_answers:
+            headers["Signature"] = self.signer.authorization(
+                body, now=self.clock(), request_signature=message.signature
+            )
         _log.info(
             "taken action=%s from=%s transaction_id=%s message_id=%s bytes=%d repeated=%s",
             message.action,
@@ -185,7 +190,7 @@ class Aggregator:
             body,
             status_code=200,
             media_type="application/json",
-            headers={"Signature": signature},
+            headers=headers,
             background=_Send(self, callbacks),
         )
 
@@ -193,22 +198,25 @@ class Aggregator:
         self, action: str, refusal: BecknRefusal, headers: dict[str, str], refused: bytes
     ) -> Response[bytes]:
         message_id = claimed_message_id(refused)
-        body = nack_body(
+        dialect = claimed_dialect(refused, default=self.languages.default)
+        body = dialect.nack_body(
             message_id,
             code=refusal.code,
             detail=refusal.detail,
             path=refusal.path,
             cause=refusal.facts.get("rule"),
         )
-        signature = self.signer.authorization(
-            body, now=self.clock(), request_signature=_request_signature(headers)
-        )
+        answered = challenge_headers(refusal, self.settings.subscriber_id)
+        if dialect.signs_answers:
+            answered["Signature"] = self.signer.authorization(
+                body, now=self.clock(), request_signature=_request_signature(headers)
+            )
         _log.info("refused action=%.40s message_id=%s code=%s", action, message_id, refusal.code)
         return Response(
             body,
             status_code=refusal.http_status,
             media_type="application/json",
-            headers={"Signature": signature, **challenge_headers(refusal, self.settings.subscriber_id)},
+            headers=answered,
         )
 
     def _delivered(self, callback: Callback) -> None:
@@ -227,6 +235,7 @@ class Aggregator:
                     valid_from=now,
                     valid_until=now + RECORD_LIFE,
                     serves=self.catalogue.feeder_ids,
+                    version=DIALECTS[self.settings.generation].versions[0],
                 )
             except PeerUnavailable as exc:
                 if not exc.facts.get("retryable"):

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
@@ -80,6 +81,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     bap_id: str
     bap_uri: str
     transaction_id: str
+    beckn_version: str = "2.0.0"
+    """Version the buyer speaks."""
+    domain: str | None = None
+    """As the buyer states it, with its location: repeated in what it is told unasked."""
+    location: dict[str, Any] | None = None
     terms: OrderTerms
     status: ContractStatus
     promises: tuple[Promise, ...]
@@ -235,7 +241,16 @@ def _promise(der: PortfolioDer, line: OrderLine, terms: OrderTerms, book: Book) 
 
 
 def draft(
-    quoted: Quote, terms: OrderTerms, *, contract_id: str, bap_id: str, bap_uri: str, transaction_id: str
+    quoted: Quote,
+    terms: OrderTerms,
+    *,
+    contract_id: str,
+    bap_id: str,
+    bap_uri: str,
+    transaction_id: str,
+    beckn_version: str = "2.0.0",
+    domain: str | None = None,
+    location: dict[str, Any] | None = None,
 ) -> Contract:
     """Keep a quote as a contract: DRAFT, or CANCELLED at once where nothing can be promised."""
     declined = quoted.decline_reason is not None
@@ -244,6 +259,9 @@ def draft(
         bap_id=bap_id,
         bap_uri=bap_uri,
         transaction_id=transaction_id,
+        beckn_version=beckn_version,
+        domain=domain,
+        location=location,
         terms=terms,
         status=ContractStatus.CANCELLED if declined else ContractStatus.DRAFT,
         promises=quoted.promises,
@@ -252,7 +270,9 @@ def draft(
     )
 
 
-def confirm(contract: Contract, terms: OrderTerms, quoted: Quote, *, now: datetime) -> Contract:
+def confirm(
+    contract: Contract, terms: OrderTerms, quoted: Quote, *, now: datetime, lines_at: str | None = None
+) -> Contract:
     """Activate a draft with what is still free, or decline it. Any other status stays as it is.
 
     Args:
@@ -260,6 +280,7 @@ def confirm(contract: Contract, terms: OrderTerms, quoted: Quote, *, now: dateti
         terms: As the buyer confirms them; only the lines' kW may have changed.
         quoted: What can be promised for ``terms`` now.
         now: Event time.
+        lines_at: JSON pointer of the lines in the buyer's message, for a refusal.
 
     Raises:
         BecknRefusal: The buyer confirms something else than was agreed at init.
@@ -271,7 +292,7 @@ def confirm(contract: Contract, terms: OrderTerms, quoted: Quote, *, now: dateti
         raise BecknRefusal(
             "BIZ_CONTRACT_MISMATCH",
             "confirm repeats offer, feeder, direction, window and DERs of the init; they differ here",
-            path="/message/contract/commitments",
+            path=lines_at,
         )
     if quoted.decline_reason is not None:
         return msgspec.structs.replace(

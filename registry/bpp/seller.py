@@ -14,15 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
-from gateway.beckn.envelope import Context, encode
-from gateway.beckn.v2 import (
-    contract_message,
-    on_discover_message,
-    parse_cancel_reason,
-    parse_discover,
-    parse_order,
-    schema_context,
-)
+from gateway.beckn.dialect import Dialect, Place, dialect_of
+from gateway.beckn.envelope import Context
 from gateway.beckn.verify import VerifiedMessage
 from gateway.clock import Clock, rfc3339
 from gateway.errors import BecknRefusal, GatewayError, StoreError
@@ -54,7 +47,7 @@ MAX_DRAFTS = 20_000
 _CONTRACTS = UUID("6a1f5d0e-3c0b-5f6e-9f57-0d6d4e0f2b11")
 """Namespace of contract ids."""
 _DECLARING = frozenset({"confirm", "status", "cancel"})
-"""Actions whose answer tells of contracts that must not be lost afterwards."""
+"""Verbs whose answer tells of contracts that must not be lost afterwards."""
 _log = logging.getLogger("bpp")
 
 
@@ -115,7 +108,7 @@ class Seller:
         for contract in sorted(remembered.contracts, key=_confirmed):
             self._keep(contract)
         self._taken.update({(each.sender_id, each.message_id): each.digest for each in remembered.taken})
-        self._actions: Mapping[str, Callable[[VerifiedMessage], _Answer]] = {
+        self._answers: Mapping[str, Callable[[VerifiedMessage], _Answer]] = {
             "discover": self._discover,
             "select": self._select,
             "init": self._init,
@@ -125,9 +118,9 @@ class Seller:
         }
 
     @property
-    def actions(self) -> frozenset[str]:
-        """Actions it takes."""
-        return frozenset(self._actions)
+    def verbs(self) -> frozenset[str]:
+        """What it takes, in the model's words."""
+        return frozenset(self._answers)
 
     @property
     def broken(self) -> str | None:
@@ -163,18 +156,18 @@ class Seller:
                 raise BecknRefusal(
                     "CTX_MESSAGE_ID_DUPLICATE",
                     "this messageId came with another body before: use a fresh one",
-                    path="/context/messageId",
+                    path=f"/context/{message.dialect.member('message_id')}",
                 )
             # Its first copy may still be on the way to the disk: an Ack promises that it is there.
             await self._written(self._ledger.settle())
             return ()
-        answer, contract = self._actions[message.action](message)
+        answer, contract = self._answers[message.verb](message)
         callback = self._answer(message, answer)
         if contract is None:
             self._questions[ref] = message.digest
             if len(self._questions) > MAX_REMEMBERED_QUESTIONS:
                 self._questions.popitem(last=False)
-            if message.action in _DECLARING:
+            if message.verb in _DECLARING:
                 # What the answer tells may have been decided a moment ago and not be on disk yet.
                 await self._written(self._ledger.settle())
             return (callback,)
@@ -192,7 +185,7 @@ class Seller:
         return (callback, *told)
 
     def _discover(self, message: VerifiedMessage) -> _Answer:
-        ask = parse_discover(message.message)
+        ask = message.dialect.parse_discover(message.message)
         start = ask.window_start or self.event_now()
         end = ask.window_end
 
@@ -201,30 +194,27 @@ class Seller:
             kw = offered_kw(der, direction, start, until, self._book)
             return kw if kw >= ask.min_kw else 0.0
 
-        catalogs: list[Any] = []
-        # A DER sold both ways is described once per direction: one catalogue for each.
-        for direction in Direction if ask.direction is None else (ask.direction,):
-            offers = self._catalogue.offers(
-                ask.feeder_id,
-                direction,
-                bpp_id=self._id,
-                bpp_uri=self._uri,
-                wall_now=self._clock(),
-                free_kw=free,
-            )
-            catalogs.extend(on_discover_message(offers)["catalogs"])
-        return {"catalogs": catalogs}, None
+        offers = self._catalogue.offers(
+            ask.feeder_id,
+            ask.direction,
+            bpp_id=self._id,
+            bpp_uri=self._uri,
+            wall_now=self._clock(),
+            free_kw=free,
+        )
+        return message.dialect.on_discover_message(offers), None
 
     def _select(self, message: VerifiedMessage) -> _Answer:
-        terms, _ = parse_order(message.message)
+        terms, _ = message.dialect.parse_order(message.message)
         quoted = quote(self._catalogue, self._book, terms, now=self.event_now())
-        return contract_message(terms, quote_view(quoted, terms, self._catalogue)), None
+        view = quote_view(quoted, terms, self._catalogue)
+        return message.dialect.contract_message(terms, view), None
 
     def _init(self, message: VerifiedMessage) -> _Answer:
-        terms, named = parse_order(message.message)
+        terms, named = message.dialect.parse_order(message.message)
         contract_id = self._contract_id(message)
         if named is not None and named != contract_id:
-            raise _unknown_contract(named)
+            raise _unknown_contract(named, message.dialect)
         existing = self._contracts.get(contract_id)
         if existing is not None and existing.status != ContractStatus.DRAFT:
             return self._say(existing), None
@@ -234,15 +224,16 @@ class Seller:
         return self._say(contract), None
 
     def _confirm(self, message: VerifiedMessage) -> _Answer:
-        terms, named = parse_order(message.message)
+        terms, named = message.dialect.parse_order(message.message)
         contract_id = self._contract_id(message)
         if named == contract_id and contract_id not in self._contracts:
             # Drafted in a former life: the confirm carries all that the draft held.
             self._keep(self._draft(message, terms))
-        _, contract = self._find(message)
+        contract = self._find(message, named)
         now = self.event_now()
         quoted = quote(self._catalogue, self._book, terms, now=now)
-        return self._move(contract, confirm(contract, terms, quoted, now=now))
+        lines_at = message.dialect.path(Place.LINES)
+        return self._move(contract, confirm(contract, terms, quoted, now=now, lines_at=lines_at))
 
     def _draft(self, message: VerifiedMessage, terms: OrderTerms) -> Contract:
         return draft(
@@ -252,6 +243,9 @@ class Seller:
             bap_id=message.sender.subscriber_id,
             bap_uri=message.context.bap_uri,
             transaction_id=message.context.transaction_id,
+            beckn_version=message.context.version,
+            domain=message.context.domain,
+            location=message.context.location,
         )
 
     def _contract_id(self, message: VerifiedMessage) -> str:
@@ -268,12 +262,11 @@ class Seller:
                 del self._contracts[oldest], self._played[oldest]
 
     def _status(self, message: VerifiedMessage) -> _Answer:
-        _, contract = self._find(message)
-        return self._say(contract), None
+        return self._say(self._find(message, message.dialect.parse_reference(message.message))), None
 
     def _cancel(self, message: VerifiedMessage) -> _Answer:
-        _, contract = self._find(message)
-        reason = parse_cancel_reason(message.message)
+        contract = self._find(message, message.dialect.parse_reference(message.message))
+        reason = message.dialect.parse_cancel_reason(message.message)
         return self._move(contract, cancel(contract, now=self.event_now(), reason=reason))
 
     def _move(self, before: Contract | None, after: Contract) -> _Answer:
@@ -283,24 +276,23 @@ class Seller:
         self._keep(after)
         return self._say(after), after
 
-    def _find(self, message: VerifiedMessage) -> tuple[OrderTerms, Contract]:
+    def _find(self, message: VerifiedMessage, named: str | None) -> Contract:
         """The contract a message is about: of this buyer, in this transaction.
 
         Raises:
             BecknRefusal: There is none, or the message names another.
         """
-        terms, named = parse_order(message.message)
         contract_id = self._contract_id(message)
         contract = self._contracts.get(contract_id)
         if contract is None:
             raise BecknRefusal(
                 "CTX_TRANSACTION_ID_UNKNOWN",
                 "no contract was made in this transaction: init first",
-                path="/context/transactionId",
+                path=f"/context/{message.dialect.member('transaction_id')}",
             )
         if named is not None and named != contract_id:
-            raise _unknown_contract(named)
-        return terms, contract
+            raise _unknown_contract(named, message.dialect)
+        return contract
 
     # --- time --------------------------------------------------------------------------------
 
@@ -453,29 +445,36 @@ class Seller:
         """Describe a contract as of an event time, the present by default."""
         now = self.event_now() if at is None else at
         lines = self._played[contract.contract_id]
-        return contract_message(contract.terms, contract_view(contract, lines, self._catalogue, now=now))
+        view = contract_view(contract, lines, self._catalogue, now=now)
+        return dialect_of(contract.beckn_version).contract_message(contract.terms, view)
 
     def _answer(self, request: VerifiedMessage, message: dict[str, Any]) -> Callback:
         """Write a solicited callback: the request's message id, chained to its signature."""
         context = request.context
         return self._callback(
-            action=f"on_{request.action}",
+            verb=f"on_{request.verb}",
+            version=context.version,
             bap_id=context.bap_id,
             bap_uri=context.bap_uri,
             transaction_id=context.transaction_id,
             message_id=context.message_id,
+            domain=context.domain,
+            location=context.location,
             message=message,
-            request_signature=request.signature,
+            request_signature=request.signature if request.dialect.chains_callbacks else None,
         )
 
     def _push(self, contract: Contract, at: datetime) -> Callback:
         """Write an on_status nobody asked for."""
         return self._callback(
-            action="on_status",
+            verb="on_status",
+            version=contract.beckn_version,
             bap_id=contract.bap_id,
             bap_uri=contract.bap_uri,
             transaction_id=contract.transaction_id,
             message_id=str(uuid4()),
+            domain=contract.domain,
+            location=contract.location,
             message=self._say(contract, at=at),
             request_signature=None,
         )
@@ -483,17 +482,23 @@ class Seller:
     def _callback(
         self,
         *,
-        action: str,
+        verb: str,
+        version: str,
         bap_id: str,
         bap_uri: str,
         transaction_id: str,
         message_id: str,
+        domain: str | None,
+        location: dict[str, Any] | None,
         message: dict[str, Any],
         request_signature: str | None,
     ) -> Callback:
         now = self._clock()
         self._number += 1
+        dialect = dialect_of(version)
+        action = dialect.action(verb)
         context = Context(
+            version=version,
             action=action,
             bap_id=bap_id,
             bap_uri=bap_uri,
@@ -503,7 +508,8 @@ class Seller:
             message_id=message_id,
             timestamp=now,
             ttl=f"PT{int(CALLBACK_TTL.total_seconds() // 60)}M",
-            schema_context=schema_context(message),
+            domain=domain,
+            location=location,
         )
         return Callback(
             number=self._number,
@@ -511,7 +517,7 @@ class Seller:
             transaction_id=transaction_id,
             message_id=message_id,
             url=f"{bap_uri.rstrip('/')}/{action}",
-            body=encode(context, message),
+            body=dialect.encode(context, message),
             request_signature=request_signature,
             void_at=now + CALLBACK_TTL,
         )
@@ -526,9 +532,9 @@ def _confirmed(contract: Contract) -> float:
     return 0.0 if contract.confirmed_at is None else contract.confirmed_at.timestamp()
 
 
-def _unknown_contract(contract_id: str) -> BecknRefusal:
+def _unknown_contract(contract_id: str, dialect: Dialect) -> BecknRefusal:
     return BecknRefusal(
         "BIZ_CONTRACT_NOT_FOUND",
         f"contract {contract_id} is not of this transaction",
-        path="/message/contract/id",
+        path=dialect.path(Place.CONTRACT_ID),
     )

@@ -371,6 +371,7 @@ async def test_subscribe__sends_our_record_signed_with_the_key_it_names(client, 
         "valid_from": "2026-01-01T00:00:00Z",
         "valid_until": "2027-01-01T00:00:00Z",
         "serves": ["FDR_001"],
+        "version": "2.0.0",
     }
     parsed = parse_authorization(headers["Authorization"])
     verify_signature(parsed, digest(body), decode_public_key(sent["signing_public_key"]))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vectors import beckn_signatures as vectors
 
+from gateway.beckn.dialect import Generation, Languages
 from gateway.beckn.resolver import Participant, StaticKeys
 from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer, bare_signature, digest
@@ -29,8 +30,8 @@ REQUEST = json.loads(vectors.R2.body)
 
 
 @pytest.fixture(scope="module")
-def schemas():
-    return MessageSchemas.load()
+def languages():
+    return Languages.load([Generation.V2])
 
 
 def participant(signer: Signer, kind: str, **changes) -> Participant:
@@ -47,6 +48,7 @@ def participant(signer: Signer, kind: str, **changes) -> Participant:
     return Participant(**{**fields, **changes})
 
 
+NO_SCHEMAS = Languages({Generation.V2: MessageSchemas("2.0.0", {})})
 PEERS = (participant(BAP, "BAP"), participant(BPP, "BPP"))
 
 
@@ -86,7 +88,7 @@ def changed(document, *path: str | int, to) -> dict:
 
 
 @pytest.fixture
-def receive(schemas):
+def receive(languages):
     """Verify as a buyer; every argument can be replaced."""
 
     async def verify(body=vectors.C1_BODY, header=None, **changes):
@@ -97,7 +99,7 @@ def receive(schemas):
             "body": body,
             "headers": {"Authorization": header},
             "resolver": FakeKeys(*PEERS),
-            "schemas": schemas,
+            "schemas": languages,
             "own_id": BAP_ID,
             "role": "bap",
             "now": NOW,
@@ -380,7 +382,7 @@ async def test_anything__is_refused_or_verified_but_never_breaks(body, header):
             body=body,
             headers={"Authorization": header},
             resolver=FakeKeys(*PEERS),
-            schemas=MessageSchemas("2.0.0", {}),
+            schemas=NO_SCHEMAS,
             own_id=BAP_ID,
             role="bap",
             now=NOW,
@@ -396,7 +398,7 @@ async def test_anything_signed__is_refused_with_a_code(body):
             body=body,
             headers={"Authorization": BPP.authorization(body, now=NOW)},
             resolver=FakeKeys(*PEERS),
-            schemas=MessageSchemas("2.0.0", {}),
+            schemas=NO_SCHEMAS,
             own_id=BAP_ID,
             role="bap",
             now=NOW,
