@@ -29,8 +29,9 @@ from fluxeon.errors import CommandFailed
 CATALOGUE_WITHIN_S = 30.0
 HOLD_AT_MOST_S = 20.0
 SETTLE_WITHIN_S = 90.0
-FIRST_POLL_S = 0.002
-SLOWEST_POLL_S = 0.05
+FIRST_POLL_S = 0.03
+"""Nothing is agreed sooner: asking earlier would only slow the negotiation down."""
+SLOWEST_POLL_S = 0.1
 ORDERS_EVERY_S = 0.5
 """How often orders are looked at while some are open and nothing is known to have happened."""
 CLOCK_STEP = timedelta(minutes=15)
@@ -219,6 +220,7 @@ class Replay:
         """Hold event time while an order is between decision and CONFIRM."""
         deadline = time.monotonic() + HOLD_AT_MOST_S
         pause_s = FIRST_POLL_S
+        await asyncio.sleep(pause_s)
         while (await self._gateway.stats()).negotiating:
             if time.monotonic() > deadline:
                 self._alarm(f"an order is still being negotiated after {HOLD_AT_MOST_S:.0f} s; going on")

@@ -19,7 +19,7 @@ from fluxeon.demo.source import DemoFeeder
 from fluxeon.errors import BadUsage
 
 HISTORY = timedelta(days=8)
-LIVE = timedelta(days=6)
+LIVE = timedelta(days=4)
 SHORT = timedelta(days=16)
 """A source up to this long is replayed whole."""
 SHORT_HISTORY_PART = 2 / 3

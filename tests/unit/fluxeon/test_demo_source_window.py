@@ -120,20 +120,20 @@ def test_choose_window__gives_a_source_shorter_than_the_history_two_thirds_of_it
 
 def test_choose_window__puts_the_highest_loading_of_a_long_source_into_the_live_part():
     window = choose_window([flat(90, peak_day=40.5)])
-    assert window.live_start == START + timedelta(days=37)
-    assert window.live_end == START + timedelta(days=43)
-    assert window.history_start == START + timedelta(days=29)
+    assert window.live_start == START + timedelta(days=38)
+    assert window.live_end == START + timedelta(days=42)
+    assert window.history_start == START + timedelta(days=30)
     assert "120% of rating on 2021-04-10" in window.reason
 
 
 @pytest.mark.parametrize(
     ("peak_day", "live_start"),
-    [pytest.param(8.5, 8, id="right after the history"), pytest.param(89.9, 84, id="at the very end")],
+    [pytest.param(8.5, 8, id="right after the history"), pytest.param(89.9, 86, id="at the very end")],
 )
 def test_choose_window__stays_inside_the_source(peak_day: float, live_start: int):
     window = choose_window([flat(90, peak_day=peak_day)])
     assert window.live_start == START + timedelta(days=live_start)
-    assert window.live_end - window.live_start == timedelta(days=6)
+    assert window.live_end - window.live_start == timedelta(days=4)
 
 
 def test_choose_window__takes_days_and_start_as_asked_for():
