@@ -8,7 +8,8 @@
 * Reads run on the same thread before the writes of their batch, so they see committed data only
   and everything whose write had been answered when they were asked.
 * A queued write is carried out even when its caller stops waiting.
-* Rollback journal, ``synchronous=FULL``, see docs/decisions/0002-sqlite-rollback-journal-single-writer.md.
+* ``synchronous=FULL``; write-ahead log where the SQLite library is free of its fault, rollback journal
+  otherwise: docs/decisions/0002-sqlite-journal-mode-and-single-writer.md.
 """
 
 import asyncio
@@ -16,20 +17,25 @@ import contextlib
 import fcntl
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from gateway.errors import ConfigError, StoreError
+from gateway.store.driver import journal_mode
 from gateway.store.tables import SCHEMA_VERSION, SCHEMA_VERSION_KEY, Stored, meta
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    from gateway.store.driver import sqlite3
 
 T = TypeVar("T")
 
@@ -207,7 +213,7 @@ class Database:
             self._driver = _driver_of(self._connection)
             self.path.chmod(0o600)
             for pragma in (
-                "journal_mode=PERSIST",
+                f"journal_mode={journal_mode()}",
                 "synchronous=FULL",
                 "foreign_keys=ON",
                 f"cache_size=-{CACHE_KIB}",
@@ -408,6 +414,7 @@ def _engine(url: URL, *, timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
     # Transactions are ours: SQLAlchemy's savepoints alone would cost more than an insert.
     return create_engine(
         url,
+        module=sqlite3,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
         poolclass=NullPool,

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from journal_world import write_journal
 
 from gateway.store.database import DATABASE_FILE
+from gateway.store.driver import sqlite3
 
 Tamper = Callable[..., None]
 

@@ -1,5 +1,4 @@
 import asyncio
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from gateway.audit.journal import append, read_head
 from gateway.audit.verify import KnownHead, verify_data_dir, verify_journal
 from gateway.errors import ConfigError, JournalBroken
 from gateway.store.database import DATABASE_FILE, Database, open_reader
+from gateway.store.driver import sqlite3
 
 
 def broken(data_dir: Path, **kwargs: object) -> JournalBroken:

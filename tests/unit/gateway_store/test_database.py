@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import os
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,9 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, text, update
 
 from gateway.errors import ConfigError, StoreError
+from gateway.store import driver
 from gateway.store.database import DATABASE_FILE, LOCK_FILE, MAX_BATCH_JOBS, Database, open_reader
+from gateway.store.driver import journal_mode, sqlite3
 from gateway.store.tables import SCHEMA_VERSION, Stored, flex_order, meta, payload, timer
 
 
@@ -69,12 +70,25 @@ async def test_an_answered_write_is_there_for_another_process(database, tmp_path
     assert await database.read(keys) == {"a"}
 
 
-async def test_the_database_is_durable_by_rollback_journal(database):
+async def test_the_journal_mode_is_the_one_the_library_can_be_trusted_with(database):
     def pragmas(connection: Connection) -> list[object]:
         names = ("journal_mode", "synchronous", "foreign_keys", "trusted_schema")
         return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in names]
 
-    assert await database.read(pragmas) == ["persist", 2, 1, 0]
+    assert await database.read(pragmas) == [journal_mode().lower(), 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        pytest.param((3, 40, 1), "PERSIST", id="with the fault"),
+        pytest.param((3, 51, 2), "PERSIST", id="the last with the fault"),
+        pytest.param((3, 51, 3), "WAL", id="mended"),
+    ],
+)
+def test_a_library_with_the_wal_fault_gets_a_rollback_journal(monkeypatch, version, mode):
+    monkeypatch.setattr(driver, "WAL_SAFE", version >= driver.WAL_MENDED)
+    assert journal_mode() == mode
 
 
 async def test_waiting_jobs_share_one_commit(database):
@@ -178,8 +192,10 @@ async def test_a_job_may_use_savepoints_of_its_own(database):
     assert await database.read(keys) == {"kept"}
 
 
-async def test_a_failing_commit_fails_every_caller_and_leaves_nothing(database, tmp_path, monkeypatch):
-    """Another process that will not stop reading makes the commit impossible."""
+async def test_a_failing_commit_fails_every_caller_and_leaves_nothing(tmp_path, monkeypatch):
+    """With a rollback journal, another process that will not stop reading makes the commit impossible."""
+    monkeypatch.setattr("gateway.store.database.journal_mode", lambda: "PERSIST")
+    database = Database.open(tmp_path)
     await database.write(lambda connection: connection.execute(text("PRAGMA busy_timeout=50")).scalar())
     reader = sqlite3.connect(tmp_path / DATABASE_FILE, isolation_level=None)
     reader.execute("BEGIN")
@@ -194,6 +210,7 @@ async def test_a_failing_commit_fails_every_caller_and_leaves_nothing(database, 
     assert await database.read(keys) == set()
     assert await database.write(put("after")) == "after"
     assert database.healthy
+    await database.close()
 
 
 async def test_a_full_disk_in_one_job_loses_no_answered_write(database):
@@ -445,8 +462,9 @@ def test_a_data_directory_that_is_a_file_is_refused(tmp_path):
 def test_others_on_the_machine_cannot_read_what_is_stored(tmp_path):
     asyncio.run(Database.open(tmp_path / "data").close())
     assert (tmp_path / "data").stat().st_mode & 0o077 == 0
-    for name in (DATABASE_FILE, f"{DATABASE_FILE}-journal", LOCK_FILE):
-        assert (tmp_path / "data" / name).stat().st_mode & 0o077 == 0, name
+    found = {path.name: path.stat().st_mode for path in (tmp_path / "data").iterdir()}
+    assert {DATABASE_FILE, LOCK_FILE} <= set(found)
+    assert [name for name, mode in found.items() if mode & 0o077] == []
 
 
 def test_a_path_with_characters_that_mean_something_in_urls_works(tmp_path):
