@@ -4,8 +4,9 @@ The runtime state (window, learned corrections, state memory) is rebuilt from th
 so a restarted gateway goes on where the last one stopped.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -172,4 +173,10 @@ class Feeder:
         if self.config is None or self.config.country is None:
             return False
         local = instant.astimezone(ZoneInfo(self.config.timezone)).date()
-        return local in holidays.country_holidays(self.config.country, years=local.year)
+        return local in _holidays(self.config.country, local.year)
+
+
+@lru_cache(maxsize=256)
+def _holidays(country: str, year: int) -> frozenset[date]:
+    """Public holidays of a country in a year."""
+    return frozenset(holidays.country_holidays(country, years=year))

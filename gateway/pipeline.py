@@ -181,9 +181,10 @@ class Pipeline:
         rated = [one for one in advances if one.feeder.rating_kw is not None]
         found = outlooks(self._forecaster, rated)
         verdicts = [_judge(one.feeder, found.get(one.feeder.feeder_id)) for one in advances]
+        decided_at = self._clock()  # the detection clock starts here, at the decision
         try:
             outcomes, work = await self._ledger.commit(
-                lambda work: self._write(work, fresh, verdicts, detected_at=now)
+                lambda work: self._write(work, fresh, verdicts, received_at=now, detected_at=decided_at)
             )
         except BaseException:
             # Memory has moved on, the disk has not: go back to what is stored.
@@ -227,7 +228,13 @@ class Pipeline:
         return advances
 
     def _write(
-        self, work: Work, fresh: Sequence[Reading], verdicts: Sequence[_Verdict], *, detected_at: datetime
+        self,
+        work: Work,
+        fresh: Sequence[Reading],
+        verdicts: Sequence[_Verdict],
+        *,
+        received_at: datetime,
+        detected_at: datetime,
     ) -> dict[str, "_Outcome"]:
         """Everything a batch leaves behind, in one transaction."""
         upsert(
@@ -243,7 +250,7 @@ class Pipeline:
                     "temperature_c": one.temperature_c,
                     "holiday_flag": one.holiday_flag,
                     "event_flag": one.event_flag,
-                    "received_at": detected_at,
+                    "received_at": received_at,
                 }
                 for one in fresh
             ],

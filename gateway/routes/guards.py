@@ -11,8 +11,8 @@ OPEN = {"open": True}
 """Mark of a handler that needs no token (health, metrics, schema; Beckn paths carry signatures)."""
 
 
-def require_token(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # type: ignore[type-arg]
-    """Refuse a request without a known token.
+async def require_token(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # type: ignore[type-arg]
+    """Refuse a request without a known token. A coroutine, since a plain function would cost a thread.
 
     Raises:
         NotAuthorizedException: 401.

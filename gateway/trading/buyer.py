@@ -34,6 +34,9 @@ from gateway.trading.desk import Desk, LostRelief, booking_orders, orders_where
 from gateway.trading.work import Work
 from gateway.types import SLOT_MIN, Direction, FlexNeed, GridState, NeedSlot
 
+REFRESH_PAUSE_S = 0.25
+"""Where the standing catalogue has offers, its refresh makes way for the orders placed from it."""
+
 PLAN_POLICY = PlanPolicy(late_start_s=120.0)
 """A DER may reach full output two minutes into a slot: the first slot begins at the decision itself."""
 
@@ -160,7 +163,7 @@ class Buyer:
                     state_change_id=decision.state_change_id,
                     detected_at=decision.detected_at,
                 )
-            self.discover(work, need)
+            self.discover(work, need, defer_s=REFRESH_PAUSE_S if plan.orders else 0.0)
         if not plan.complete:
             self._alarm_uncovered(work, need, plan)
         return Purchase(reason=verdict.reason, need=need, plan=plan, traded=trade)
@@ -262,7 +265,7 @@ class Buyer:
             purchases.append(Purchase(reason="offers arrived", need=need, plan=plan, traded=True))
         return purchases
 
-    def discover(self, work: Work, need: FlexNeed) -> None:
+    def discover(self, work: Work, need: FlexNeed, *, defer_s: float = 0.0) -> None:
         """Ask every registered seller that serves the feeder for its offers in the need's direction."""
         self.ask_catalogues(
             work,
@@ -272,6 +275,7 @@ class Buyer:
             start=need.slots[0].start,
             end=need.slots[-1].start + timedelta(minutes=SLOT_MIN),
             need_id=need.need_id,
+            defer_s=defer_s,
         )
 
     def ask_catalogues(
@@ -284,6 +288,7 @@ class Buyer:
         start: datetime,
         end: datetime,
         need_id: str | None = None,
+        defer_s: float = 0.0,
     ) -> int:
         """Send one DISCOVER per seller under one transactionId; returns how many.
 
@@ -305,6 +310,7 @@ class Buyer:
                 version=seller.version,
                 feeder_id=feeder_id,
                 need_id=need_id,
+                defer_s=defer_s,
             )
             asked += 1
         return asked

@@ -84,6 +84,8 @@ class Courier:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _deliver(self, message: Outgoing) -> None:
+        if message.defer_s:
+            await asyncio.sleep(message.defer_s)
         pause_s = FIRST_PAUSE_S
         tries = 0
         while True:

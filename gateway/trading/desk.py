@@ -40,8 +40,12 @@ from gateway.orders.order import (
     Verb,
 )
 from gateway.orders.transition import transition
+from gateway.store.sql import upsert
 from gateway.store.tables import flex_order, outbox, settlement_row, timer
 from gateway.trading.work import Outgoing, Work
+
+STATUS_PAUSE_S = 0.5
+"""The request that opens a seller's push stream makes way for orders still being agreed."""
 
 # Statements of the hot path are built once: building one costs as much as running it.
 _INSERT_ORDER = insert(flex_order)
@@ -72,7 +76,6 @@ _REPEAT_MESSAGE = (
 _MESSAGE = select(outbox).where(outbox.c.message_id == bindparam("key"))
 _CLEAR_TIMERS = delete(timer).where(timer.c.order_id == bindparam("key"))
 _CLEAR_TIMER = _CLEAR_TIMERS.where(timer.c.kind == bindparam("timer_kind"))
-_INSERT_TIMER = insert(timer)
 _INSERT_SETTLEMENT = insert(settlement_row)
 _ORDER_BODY = select(flex_order.c.body).where(flex_order.c.order_id == bindparam("key"))
 _BOOKING_BODIES = (
@@ -80,6 +83,7 @@ _BOOKING_BODIES = (
     .where(flex_order.c.feeder_id == bindparam("feeder"))
     .where(flex_order.c.state.in_(sorted(state.value for state in BOOKING)))
 )
+
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Who we are on the wire."""
@@ -201,6 +205,7 @@ class Desk:
             peer_uri=order.bpp_uri,
             version=order.beckn_version,
             order=order,
+            defer_s=STATUS_PAUSE_S if command.verb is Verb.STATUS else 0.0,
         )
         return outgoing.message_id
 
@@ -217,6 +222,7 @@ class Desk:
         order: Order | None = None,
         feeder_id: str | None = None,
         need_id: str | None = None,
+        defer_s: float = 0.0,
     ) -> Outgoing:
         """Encode, sign, store and journal one request in the peer's version; it leaves after the commit."""
         message_id = work.new_id()
@@ -249,6 +255,7 @@ class Desk:
             obp_id=order.obp_id if order else None,
             feeder_id=order.feeder_id if order else feeder_id,
             need_id=order.need_id if order else need_id,
+            defer_s=defer_s,
         )
         work.connection.execute(
             _INSERT_MESSAGE,
@@ -330,16 +337,18 @@ class Desk:
             due_wall = order.detected_at + (due_event - order.decided_event_at) + self._grace
         else:
             due_wall = work.now + timedelta(seconds=command.wall_s or 0.0)
-        work.connection.execute(_CLEAR_TIMER, {"key": order.order_id, "timer_kind": command.kind.value})
-        work.connection.execute(
-            _INSERT_TIMER,
-            {
-                "order_id": order.order_id,
-                "kind": command.kind.value,
-                "due_wall": due_wall,
-                "due_event": due_event,
-                "feeder_id": order.feeder_id,
-            },
+        upsert(
+            work.connection,
+            timer,
+            [
+                {
+                    "order_id": order.order_id,
+                    "kind": command.kind.value,
+                    "due_wall": due_wall,
+                    "due_event": due_event,
+                    "feeder_id": order.feeder_id,
+                }
+            ],
         )
 
     def _settle(self, work: Work, order: Order) -> Event:

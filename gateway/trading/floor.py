@@ -54,6 +54,8 @@ _DUE_BY_EVENT = select(timer.c.order_id, timer.c.kind).where(
 _DUE_BY_WALL = select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= bindparam("now"))
 
 TIMER_TICK_S = 0.05
+RECEIPTS_PAUSE_S = 0.1
+"""How long acknowledgements that move no order are gathered before they are filed."""
 SHOWS_IN_LOAD = AGREED | {OrderState.COMPLETED, OrderState.UNSETTLED, OrderState.CANCELLING}
 """Orders whose relief shows in the measured load of their feeder."""
 
@@ -105,6 +107,8 @@ class TradingFloor:
         self._buyer: Buyer | None = None
         self._wanted: Callable[[], Sequence[str]] = tuple
         self._refresh = asyncio.Event()
+        self._receipts: list[Delivered] = []
+        self._filing: asyncio.Task[None] | None = None
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -129,6 +133,10 @@ class TradingFloor:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._courier.close()
+        if self._filing is not None:
+            self._filing.cancel()
+            await asyncio.gather(self._filing, return_exceptions=True)
+        await self._file_receipts(0.0)
 
     async def _resume(self) -> None:
         """Rebuild the view of orders and send what was committed but never answered."""
@@ -219,8 +227,11 @@ class TradingFloor:
 
     async def _report(self, ended: Delivered | Undelivered) -> None:
         if isinstance(ended, Delivered):
-            evidence = await self._ack_evidence(ended)
             self._metrics.sent(ended.outgoing.action, ended.answer.kind.value)
+            if _accepted(ended) and ended.outgoing.action != Verb.CONFIRM:
+                self._keep_receipt(ended)
+                return
+            evidence = await self._ack_evidence(ended)
             _, work = await self._ledger.commit(lambda work: self._answered(work, ended, evidence))
         else:
             self._metrics.sent(ended.outgoing.action, "none")
@@ -229,6 +240,29 @@ class TradingFloor:
         for order in work.orders.values():
             if ended.outgoing.action == "confirm" and order.confirm_sent_at is not None:
                 self._metrics.confirm_sent(order)
+
+    def _keep_receipt(self, delivered: Delivered) -> None:
+        """Put an acknowledgement that moves no order aside; several are filed in one transaction.
+
+        Until then its message counts as unanswered: after a crash it is sent again, and the peer,
+        who has it, acknowledges it again.
+        """
+        self._receipts.append(delivered)
+        if self._filing is None or self._filing.done():
+            self._filing = asyncio.create_task(self._file_receipts(RECEIPTS_PAUSE_S), name="receipts")
+
+    async def _file_receipts(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        while self._receipts:
+            batch, self._receipts = self._receipts, []
+            proven = [(one, await self._ack_evidence(one)) for one in batch]
+
+            def file(work: Work, proven: Sequence[tuple[Delivered, dict[str, str]]] = proven) -> None:
+                for delivered, evidence in proven:
+                    self._answered(work, delivered, evidence)
+
+            _, work = await self._ledger.commit(file)
+            self.after(work)
 
     async def _ack_evidence(self, delivered: Delivered) -> dict[str, str]:
         """Check the Ack's counter-signature, if there is one. Its absence fails nothing."""
@@ -250,9 +284,7 @@ class TradingFloor:
 
     def _answered(self, work: Work, delivered: Delivered, evidence: dict[str, str]) -> None:
         outgoing, answer = delivered.outgoing, delivered.answer
-        accepted = answer.kind is AnswerKind.ACK or (
-            answer.kind is AnswerKind.UNKNOWN and 200 <= delivered.status < 300
-        )
+        accepted = _accepted(delivered)
         work.note(
             "beckn.answered",
             {
@@ -448,6 +480,12 @@ class TradingFloor:
         for feeder_id in due:
             for seller in self.sellers:
                 asked[feeder_id, seller.subscriber_id] = now
+
+
+def _accepted(delivered: Delivered) -> bool:
+    """Whether a callback is to be awaited: an Ack, or a success whose body says nothing readable."""
+    kind = delivered.answer.kind
+    return kind is AnswerKind.ACK or (kind is AnswerKind.UNKNOWN and 200 <= delivered.status < 300)
 
 
 def _close(work: Work, outgoing: Outgoing, status: str) -> None:

@@ -39,6 +39,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     feeder_id: str | None = None
     need_id: str | None = None
     attempts: int = 1
+    defer_s: float = 0.0
+    """Wait before it leaves: what is not urgent makes way for orders."""
 
 
 class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
