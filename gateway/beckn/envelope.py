@@ -102,7 +102,21 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
     context = convert_context(read, Context, path=path)
     # Our default ttl is for what we send; a sender that states none has none.
     ttl = None if raw.get("ttl") is None else context.ttl
-    return msgspec.structs.replace(context, timestamp=context.timestamp.astimezone(UTC), ttl=ttl)
+    return msgspec.structs.replace(context, timestamp=as_utc(context.timestamp, path=path), ttl=ttl)
+
+
+def as_utc(timestamp: datetime, *, path: str) -> datetime:
+    """Put the context's timestamp into UTC.
+
+    Raises:
+        BecknRefusal: In UTC it lies outside the years 1 to 9999.
+    """
+    try:
+        return timestamp.astimezone(UTC)
+    except OverflowError as exc:
+        raise BecknRefusal(
+            "SCH_INVALID_FORMAT", "context.timestamp lies outside the calendar", path=f"{path}/timestamp"
+        ) from exc
 
 
 def convert_context(raw: Any, kind: type[_Shape], *, path: str) -> _Shape:

@@ -10,12 +10,12 @@ Source: Beckn v1.1.1 (Context, Ack, Error), BECKN-005, onix v1.7 for the bodies 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from gateway.beckn.envelope import Context, compact_json, convert_context
+from gateway.beckn.envelope import Context, as_utc, compact_json, convert_context
 from gateway.beckn.model import PeerError
 from gateway.clock import rfc3339
 from gateway.errors import BecknRefusal
@@ -86,7 +86,7 @@ def parse_context(raw: Any, *, path: str = "/context") -> Context:
         bpp_uri=read.bpp_uri,
         transaction_id=read.transaction_id,
         message_id=read.message_id,
-        timestamp=read.timestamp.astimezone(UTC),
+        timestamp=as_utc(read.timestamp, path=path),
         ttl=read.ttl,
         domain=read.domain,
         location=read.location,

@@ -147,7 +147,10 @@ class At:
             raise self.refuse("must be an RFC 3339 instant", "SCH_INVALID_FORMAT") from exc
         if instant.tzinfo is None:
             raise self.refuse("must carry a zone, such as Z", "SCH_INVALID_FORMAT")
-        return instant.astimezone(UTC)
+        try:
+            return instant.astimezone(UTC)
+        except OverflowError as exc:
+            raise self.refuse("lies outside the calendar", "SCH_INVALID_FORMAT") from exc
 
     def code(self, kind: type[_Code], synonyms: Mapping[str, str] | None = None) -> _Code:
         """One of an enumeration's values, in any case; ``synonyms`` maps upper-case spellings to them."""

@@ -328,7 +328,7 @@ def _not_supported(action: str) -> BecknRefusal:
 def _read_event_time(body: bytes) -> datetime:
     try:
         return msgspec.json.decode(body, type=_ClockBody).event_time.astimezone(UTC)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as exc:
         raise InvalidRequest(f"event_time must be an RFC 3339 instant: {exc}", field="event_time") from exc
 
 
