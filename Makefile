@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := gateway beckn_specs ml registry seeds fluxeon tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test fuzz check format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -25,6 +25,10 @@ demo: setup ## real load in, a signed, confirmed, completed and audited order ou
 
 test: setup ## run the tests: quick ones, all of them with ALL=1, a part with T=path
 	$(BIN)/python -m pytest $(if $(ALL),,-m "not slow") $(or $(T),tests) $(ARGS)
+
+fuzz: setup ## the seeded fuzzer for longer (CASES=n, SEED=n)
+	FLUXEON_FUZZ_CASES=$(or $(CASES),50000) FLUXEON_FUZZ_SEED=$(or $(SEED),$$(date +%s)) \
+	    $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 check: setup ## format, lint, strict types, import direction
 	$(BIN)/ruff format --check $(SOURCES)
