@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select, update
 
+from gateway.store.sql import upsert
 from gateway.store.tables import catalogue as table
 from gateway.types import Direction, Offer
 
@@ -41,16 +42,20 @@ class Catalogue:
 
 
 def narrow(offers: Iterable[Offer], feeder_id: str, direction: Direction) -> tuple[Offer, ...]:
-    """Keep the DERs at one feeder and in one direction; offers without any are left out.
+    """Keep the DERs at one feeder and in one direction, each once; offers without any are left out.
 
-    A seller may answer more than was asked (the filter of DISCOVER binds nobody).
+    A seller may answer more than was asked (the filter of DISCOVER binds nobody), and more than once.
     """
-    narrowed = []
+    narrowed: dict[str, Offer] = {}
     for offer in offers:
-        ders = tuple(d for d in offer.ders if d.feeder_id == feeder_id and d.direction is direction)
+        known = narrowed.get(offer.offer_id)
+        ders = {der.der_id: der for der in (known.ders if known else ())}
+        for der in offer.ders:
+            if der.feeder_id == feeder_id and der.direction is direction:
+                ders.setdefault(der.der_id, der)
         if ders:
-            narrowed.append(msgspec.structs.replace(offer, ders=ders))
-    return tuple(narrowed)
+            narrowed[offer.offer_id] = msgspec.structs.replace(known or offer, ders=tuple(ders.values()))
+    return tuple(narrowed.values())
 
 
 def store_offers(
@@ -62,42 +67,62 @@ def store_offers(
     offers: Iterable[Offer],
     now: datetime,
 ) -> None:
-    """Replace a seller's stored offers in one direction at a feeder; one row per DER and offer."""
-    stored = select(table).where(table.c.feeder_id == feeder_id, table.c.bpp_id == bpp_id)
-    for row in connection.execute(stored).all():
-        if msgspec.json.decode(row.body, type=Offer).ders[0].direction is direction:
-            connection.execute(
-                delete(table).where(
-                    table.c.bpp_id == bpp_id, table.c.der_id == row.der_id, table.c.offer_id == row.offer_id
-                )
-            )
-    rows = [
-        {
-            "bpp_id": bpp_id,
-            "der_id": der.der_id,
-            "offer_id": offer.offer_id,
-            "feeder_id": feeder_id,
-            "body": msgspec.json.encode(msgspec.structs.replace(offer, ders=(der,))).decode(),
-            "fetched_at": now,
-        }
-        for offer in narrow(offers, feeder_id, direction)
-        for der in offer.ders
-    ]
-    if rows:
-        connection.execute(insert(table), rows)
+    """Replace a seller's stored offers in one direction at a feeder.
+
+    One row per DER and offer; a DER that is sold both ways under one offer has both in it.
+    """
+    stored = connection.execute(select(table).where(table.c.feeder_id == feeder_id, table.c.bpp_id == bpp_id))
+    rest: dict[tuple[str, str], tuple[Offer, ...]] = {}
+    for row in stored.all():
+        parts = _parts(row.body)
+        key = (row.der_id, row.offer_id)
+        rest[key] = tuple(part for part in parts if part.ders[0].direction is not direction)
+        if len(rest[key]) == len(parts):
+            continue
+        named = (table.c.bpp_id == bpp_id, table.c.der_id == row.der_id, table.c.offer_id == row.offer_id)
+        if rest[key]:
+            connection.execute(update(table).where(*named).values(body=_body(rest[key])))
+        else:
+            connection.execute(delete(table).where(*named))
+    upsert(
+        connection,
+        table,
+        [
+            {
+                "bpp_id": bpp_id,
+                "der_id": der.der_id,
+                "offer_id": offer.offer_id,
+                "feeder_id": feeder_id,
+                "body": _body(
+                    (
+                        *rest.get((der.der_id, offer.offer_id), ()),
+                        msgspec.structs.replace(offer, ders=(der,)),
+                    )
+                ),
+                "fetched_at": now,
+            }
+            for offer in narrow(offers, feeder_id, direction)
+            for der in offer.ders
+        ],
+    )
 
 
 def load_catalogue(connection: Connection) -> Catalogue:
     """Rebuild the catalogue from the store."""
-    found: dict[tuple[str, str, Direction], dict[str, Offer]] = defaultdict(dict)
+    found: dict[tuple[str, str, Direction], list[Offer]] = defaultdict(list)
     for row in connection.execute(select(table).order_by(table.c.offer_id, table.c.der_id)):
-        part = msgspec.json.decode(row.body, type=Offer)
-        offers = found[row.feeder_id, row.bpp_id, part.ders[0].direction]
-        known = offers.get(part.offer_id)
-        offers[part.offer_id] = (
-            msgspec.structs.replace(known, ders=(*known.ders, *part.ders)) if known else part
-        )
+        for part in _parts(row.body):
+            found[row.feeder_id, row.bpp_id, part.ders[0].direction].append(part)
     result = Catalogue()
-    for (feeder_id, bpp_id, direction), offers in found.items():
-        result.replace(feeder_id, bpp_id, direction, offers.values())
+    for (feeder_id, bpp_id, direction), parts in found.items():
+        result.replace(feeder_id, bpp_id, direction, parts)
     return result
+
+
+def _parts(body: str) -> tuple[Offer, ...]:
+    """The offer of a row, per direction, with the row's DER alone."""
+    return msgspec.json.decode(body, type=tuple[Offer, ...])
+
+
+def _body(parts: tuple[Offer, ...]) -> str:
+    return msgspec.json.encode(parts).decode()
