@@ -145,6 +145,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sent_at: datetime
     """Wall time at which the request had left."""
     detail: str = ""
+    copies: int = 1
+    """How many copies of the request had been sent, the answered one included."""
 
 
 class SendFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

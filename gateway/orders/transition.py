@@ -156,22 +156,22 @@ def _negotiate(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -
     if order.state is not belongs:
         return _ignore(order, f"{event.action} does not fit {order.state}")
     fault = terms_fault(order, event.view)
+    view = _with_earlier_terms(order, event.view)
+    if fault is None and verb is Verb.CONFIRM and view.contract_id is None:
+        fault = "no contract id was given"
     if fault is not None:
         return _give_up(order, event, OrderState.DECLINED, f"{event.action}: {fault}")
-    shortfall = _shortfall_kw(order, event.view)
+    shortfall = _shortfall_kw(order, view)
     moved = _move(
         order,
         event,
         leads_to,
         f"{event.action}: terms accepted" + (f", {shortfall:.1f} kW short" if shortfall else ""),
-        contract=event.view,
+        contract=view,
         awaiting=None,
         attempts=1,
     )
-    commands = _ask(verb, policy)
-    if shortfall > _KW_TOLERANCE and shortfall > _shortfall_now(order):
-        commands = (*commands, Replan(reason=f"{order.bpp_id} commits {shortfall:.1f} kW less than asked"))
-    return Step(order=moved, commands=commands)
+    return Step(order=moved, commands=(*_ask(verb, policy), *_cover_shortfall(order, view)))
 
 
 def _confirmed(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -> Step:
@@ -186,8 +186,11 @@ def _confirmed(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -
     if order.state is not OrderState.CONFIRMING:
         return _ignore(order, f"on_confirm does not fit {order.state}")
     fault = terms_fault(order, event.view)
-    if fault is None and event.view.status is not ContractStatus.ACTIVE:
-        fault = f"contract is {event.view.status}, not ACTIVE"
+    view = _with_earlier_terms(order, event.view)
+    if fault is None and view.status is not ContractStatus.ACTIVE:
+        fault = f"contract is {view.status}, not ACTIVE"
+    if fault is None:
+        fault = _breach(order, view)
     if fault is not None:
         return _withdraw(order, event, policy, f"on_confirm: {fault}")
     moved = _move(
@@ -195,7 +198,7 @@ def _confirmed(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -
         event,
         OrderState.CONFIRMED,
         "contract is active",
-        contract=event.view,
+        contract=view,
         confirmed_at=event.at,
         awaiting=None,
         attempts=0,
@@ -206,6 +209,7 @@ def _confirmed(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -
             ClearTimer(kind=TimerKind.REPLY),
             Send(verb=Verb.STATUS, awaited=False),
             SetTimer(kind=TimerKind.END, event_at=order.terms.window_end),
+            *_cover_shortfall(order, view),
         ),
     )
 
@@ -239,11 +243,7 @@ def _progress(order: Order, event: CallbackReceived, policy: LifecyclePolicy) ->
         )
         return Step(order=moved)
     if order.state is OrderState.COMPLETING:
-        poll = SetTimer(kind=TimerKind.POLL, wall_s=policy.poll_interval_s)
-        return Step(
-            order=msgspec.structs.replace(order, awaiting=None),
-            commands=(ClearTimer(kind=TimerKind.REPLY), poll),
-        )
+        return _poll_later(order, policy)
     return _ignore(order, f"{event.action}: nothing new")
 
 
@@ -270,6 +270,37 @@ def _cancelled_by_seller(order: Order, event: CallbackReceived) -> Step:
     moved = _move(order, event, OrderState.FAILED, f"seller cancels: {reason}", failure=reason, awaiting=None)
     alarm = Alarm(kind="order_cancelled_by_seller", detail=f"{order.bpp_id}: {reason} ({order.order_id})")
     return Step(order=moved, commands=(ClearTimer(), alarm, Replan(reason=f"{order.bpp_id} cancelled")))
+
+
+def _with_earlier_terms(order: Order, view: ContractView) -> ContractView:
+    """Complete a callback by what the seller said in an earlier one: saying less takes nothing back."""
+    earlier = order.contract
+    if earlier is None:
+        return view
+    return msgspec.structs.replace(
+        view,
+        contract_id=view.contract_id or earlier.contract_id,
+        price_per_kwh=view.price_per_kwh or earlier.price_per_kwh,
+        baselines=view.baselines or earlier.baselines,
+    )
+
+
+def _breach(order: Order, view: ContractView) -> str | None:
+    """Say where an on_confirm departs from the on_init that our CONFIRM accepted, or None."""
+    agreed = order.contract
+    if agreed is None:
+        return None
+    if (
+        agreed.price_per_kwh is not None
+        and view.price_per_kwh is not None
+        and Decimal(view.price_per_kwh) > Decimal(agreed.price_per_kwh)
+    ):
+        return f"price {view.price_per_kwh} per kWh, agreed was {agreed.price_per_kwh}"
+    accepted = {term.der_id: term for term in agreed.baselines}
+    moved = sorted(term.der_id for term in view.baselines if accepted.get(term.der_id, term) != term)
+    if moved:
+        return f"the agreed baseline of {', '.join(moved)} was changed"
+    return None
 
 
 def terms_fault(order: Order, view: ContractView) -> str | None:
@@ -318,6 +349,14 @@ def _shortfall_kw(order: Order, view: ContractView) -> float:
     return max(0.0, asked - sum(line.committed_kw for line in view.lines))
 
 
+def _cover_shortfall(order: Order, view: ContractView) -> tuple[Command, ...]:
+    """Plan anew for what is short now and was not before."""
+    shortfall = _shortfall_kw(order, view)
+    if shortfall <= max(_KW_TOLERANCE, _shortfall_now(order)):
+        return ()
+    return (Replan(reason=f"{order.bpp_id} commits {shortfall:.1f} kW less than asked"),)
+
+
 def _shortfall_now(order: Order) -> float:
     """Shortfall already known from an earlier callback (it was planned for then)."""
     return _shortfall_kw(order, order.contract) + _KW_TOLERANCE if order.contract is not None else 0.0
@@ -341,13 +380,13 @@ def _refused(order: Order, event: Answered, policy: LifecyclePolicy) -> Step:
     if event.message_id != order.awaiting:
         return _ignore(order, f"{event.action}: refused, but nothing waits for it")
     why = f"{event.action}: refused: {event.detail}"
+    if order.state is OrderState.CONFIRMING and event.copies > 1:
+        return _withdraw(order, event, policy, f"{why}; an earlier copy may have been taken")
     if order.state in NEGOTIATING:
         return _give_up(order, event, OrderState.FAILED, why)
     if order.state is OrderState.COMPLETING:
-        return _poll_again(order, event, policy, why)
-    if order.state is OrderState.CANCELLING:
-        return _cancel_unanswered(order, event, policy, why)
-    return _ignore(order, why)
+        return _poll_later(order, policy)
+    return _ignore(order, why)  # a refused CANCEL is sent again when its reply is overdue
 
 
 def _undeliverable(order: Order, event: SendFailed, policy: LifecyclePolicy) -> Step:
@@ -359,10 +398,8 @@ def _undeliverable(order: Order, event: SendFailed, policy: LifecyclePolicy) -> 
     if order.state in NEGOTIATING:
         return _give_up(order, event, OrderState.FAILED, why)
     if order.state is OrderState.COMPLETING:
-        return _poll_again(order, event, policy, why)
-    if order.state is OrderState.CANCELLING:
-        return _cancel_unanswered(order, event, policy, why)
-    return _ignore(order, why)
+        return _poll_later(order, policy)
+    return _ignore(order, why)  # a CANCEL that did not arrive is sent again when its reply is overdue
 
 
 def _timer(order: Order, event: TimerFired, policy: LifecyclePolicy) -> Step:
@@ -395,6 +432,17 @@ def _timer(order: Order, event: TimerFired, policy: LifecyclePolicy) -> Step:
     if order.state is OrderState.CANCELLING:
         return _cancel_unanswered(order, event, policy, f"cancel: {why}")
     return _ignore(order, "nothing was awaited")
+
+
+def _poll_later(order: Order, policy: LifecyclePolicy) -> Step:
+    """Not complete yet, or not said: pause before the question is put again."""
+    return Step(
+        order=msgspec.structs.replace(order, awaiting=None),
+        commands=(
+            ClearTimer(kind=TimerKind.REPLY),
+            SetTimer(kind=TimerKind.POLL, wall_s=policy.poll_interval_s),
+        ),
+    )
 
 
 def _poll_again(order: Order, event: Event, policy: LifecyclePolicy, why: str) -> Step:
