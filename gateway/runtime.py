@@ -226,6 +226,8 @@ async def _first_start(
         )
         if model_fault is not None:
             work.alarm("model_unavailable", f"threshold rule in force: {model_fault}", severity="critical")
+        else:
+            work.clear_alarm("model_unavailable")
 
     await ledger.commit(job)
     return made

@@ -45,7 +45,7 @@ class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Report = Callable[[Delivered | Undelivered], Awaitable[None]]
-Repeat = Callable[[Outgoing], Awaitable[Outgoing]]
+Repeat = Callable[[Outgoing], Awaitable[Outgoing | None]]
 
 
 class Courier:
@@ -55,7 +55,7 @@ class Courier:
         client: The HTTP port.
         attempts: Deliveries of one message, the first included.
         report: Told once per message how it ended.
-        repeat: Signs and stores a message for another attempt.
+        repeat: Signs and stores a message for another attempt; None where nobody waits for it any more.
     """
 
     def __init__(self, client: BecknClient, *, attempts: int, report: Report, repeat: Repeat) -> None:
@@ -112,7 +112,10 @@ class Courier:
                 return
             await asyncio.sleep(min(wait_s or pause_s, MAX_PAUSE_S))
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
-            message = await self._repeat(message)
+            again = await self._repeat(message)
+            if again is None:
+                return
+            message = again
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -296,6 +296,10 @@ class Desk:
         self._note_sent(work, again, None)
         return again
 
+    def lapsed(self, created_at: datetime, now: datetime) -> bool:
+        """Whether a request of ours made at an instant is past its ttl, so that no peer takes it."""
+        return now > created_at + timedelta(seconds=self._address.ttl_s)
+
     def _resend(self, work: Work, order: Order) -> None:
         owed = work.connection.execute(_MESSAGE, {"key": order.awaiting}).mappings().one()
         self.repeat(work, outgoing_of(owed, order))

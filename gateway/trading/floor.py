@@ -6,24 +6,27 @@ here can be rebuilt from it (:meth:`TradingFloor.start` does, after a crash or a
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, delete, select, update
 
+from gateway.audit.chain import parse_entry
 from gateway.audit.journal import Payload
 from gateway.beckn.envelope import AnswerKind
 from gateway.beckn.resolver import KeyResolver, Participant
 from gateway.beckn.signing import bare_signature, digest, parse_authorization, verify_signature
 from gateway.catalogue import Catalogue
 from gateway.clock import Clock
-from gateway.errors import BecknError, GatewayError, PeerUnavailable
+from gateway.errors import BecknError, PeerUnavailable
 from gateway.flex.relief import Booking
 from gateway.metrics import Metrics
 from gateway.orders.order import (
     AGREED,
     NEGOTIATING,
+    TERMINAL,
     Answered,
     CancelRequested,
     Order,
@@ -33,7 +36,7 @@ from gateway.orders.order import (
     TimerKind,
     Verb,
 )
-from gateway.store.tables import outbox, timer
+from gateway.store.tables import alarm, flex_order, journal_entry, outbox, timer
 from gateway.trading.buyer import Buyer, bookings_of
 from gateway.trading.callbacks import Discovered
 from gateway.trading.courier import Courier, Delivered, Undelivered
@@ -56,6 +59,14 @@ _DUE_BY_WALL = select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= 
 TIMER_TICK_S = 0.05
 RECEIPTS_PAUSE_S = 0.1
 """How long acknowledgements that move no order are gathered before they are filed."""
+AFTER_FAULT_S = 1.0
+"""Pause of a loop after a fault."""
+POSTPONE_S = 60.0
+"""How long an order that cannot be handled is left alone."""
+NOT_BINDING = frozenset({Verb.SELECT.value, Verb.INIT.value})
+"""Requests that bind nobody: a lapsed one may be replaced by another."""
+STEPS = NOT_BINDING | {Verb.CONFIRM.value}
+"""Requests an order waits on one after the other: one it does not wait for any more must not arrive."""
 SHOWS_IN_LOAD = AGREED | {OrderState.COMPLETED, OrderState.UNSETTLED, OrderState.CANCELLING}
 """Orders whose relief shows in the measured load of their feeder."""
 
@@ -109,6 +120,7 @@ class TradingFloor:
         self._refresh = asyncio.Event()
         self._receipts: list[Delivered] = []
         self._filing: asyncio.Task[None] | None = None
+        self._unreachable: set[str] = set()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -145,36 +157,47 @@ class TradingFloor:
         owed = await self._ledger.read(
             lambda c: c.execute(select(outbox).where(outbox.c.status == "PENDING")).mappings().all()
         )
-        signed = await self._ledger.read(
-            lambda c: c.execute(select(outbox.c.message_id, outbox.c.signature)).all()
-        )
-        for row in signed:
-            self._signatures.setdefault(row.message_id, []).append(row.signature)
+        for message_id, signature in await self._ledger.read(_signatures_sent):
+            self._signatures.setdefault(message_id, []).append(signature)
 
-        def repeat(work: Work) -> None:
-            # A reply that came while we were down is being retried by the seller: give it time.
-            grace = timedelta(seconds=self.desk.policy.callback_timeout_s)
-            work.connection.execute(
-                update(timer)
-                .where(timer.c.kind == TimerKind.REPLY.value, timer.c.due_wall < work.now + grace)
-                .values(due_wall=work.now + grace)
-            )
-            for row in owed:
-                order = self._orders.get(row["order_id"]) if row["order_id"] else None
-                self.desk.repeat(work, outgoing_of(row, order))
-
-        _, work = await self._ledger.commit(repeat)
+        _, work = await self._ledger.commit(lambda work: self._take_up(work, owed))
+        self._unreachable = await self._ledger.read(_peers_alarmed)
         self.after(work)
         if owed:
-            log.info("resumed: %d messages sent again", len(owed))
+            log.info("resumed: %d of %d owed messages are sent again", len(work.outgoing), len(owed))
+
+    def _take_up(self, work: Work, owed: Sequence[RowMapping]) -> None:
+        """Send again what an order still waits for; what nobody waits for is let go."""
+        # A reply that came while we were down is being retried by the seller: give it time.
+        grace = timedelta(seconds=self.desk.policy.callback_timeout_s)
+        work.connection.execute(
+            update(timer)
+            .where(timer.c.kind == TimerKind.REPLY.value, timer.c.due_wall < work.now + grace)
+            .values(due_wall=work.now + grace)
+        )
+        for row in owed:
+            order = self._orders.get(row["order_id"]) if row["order_id"] else None
+            outgoing = outgoing_of(row, order)
+            if order is None or not _wanted(outgoing, order):
+                _close(work, outgoing, "ABANDONED")  # catalogues are asked for anew after a start
+            elif self.desk.lapsed(row["created_at"], work.now) and outgoing.action in NOT_BINDING:
+                # Its ttl is over: the step is asked again in a message of its own.
+                _close(work, outgoing, "ABANDONED")
+                work.connection.execute(
+                    update(timer)
+                    .where(timer.c.order_id == order.order_id, timer.c.kind == TimerKind.REPLY.value)
+                    .values(due_wall=work.now)
+                )
+            else:
+                self.desk.repeat(work, outgoing)
 
     async def _every(self, pause_s: float, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await step()
-            except GatewayError as exc:
-                log.exception("%s: %s", getattr(step, "__name__", "loop"), exc.detail)
-                await asyncio.sleep(1.0)
+            except Exception:  # whatever it is, orders must not wait for a person to restart the loop
+                log.exception("%s failed; it is tried again", getattr(step, "__name__", "loop"))
+                await asyncio.sleep(AFTER_FAULT_S)
             await asyncio.sleep(pause_s)
 
     # --- after a commit -------------------------------------------------------------------------
@@ -217,8 +240,16 @@ class TradingFloor:
 
     # --- answers --------------------------------------------------------------------------------
 
-    async def _repeat(self, outgoing: Outgoing) -> Outgoing:
-        again, work = await self._ledger.commit(lambda work: self.desk.repeat(work, outgoing))
+    async def _repeat(self, outgoing: Outgoing) -> Outgoing | None:
+        def job(work: Work) -> Outgoing | None:
+            if outgoing.order_id is None or _wanted(outgoing, load_order(work.connection, outgoing.order_id)):
+                return self.desk.repeat(work, outgoing)
+            _close(work, outgoing, "ABANDONED")
+            return None
+
+        again, work = await self._ledger.commit(job)
+        if again is None:
+            return None
         # The courier is sending it already: only the new signature is to be remembered.
         self._signatures.setdefault(again.message_id, []).append(again.authorization)
         work.outgoing.clear()
@@ -261,8 +292,12 @@ class TradingFloor:
                 for delivered, evidence in proven:
                     self._answered(work, delivered, evidence)
 
-            _, work = await self._ledger.commit(file)
-            self.after(work)
+            try:
+                _, work = await self._ledger.commit(file)
+            except Exception:  # their messages stay owed: after a restart they are sent again
+                log.exception("%d acknowledgements could not be filed", len(batch))
+            else:
+                self.after(work)
 
     async def _ack_evidence(self, delivered: Delivered) -> dict[str, str]:
         """Check the Ack's counter-signature, if there is one. Its absence fails nothing."""
@@ -307,6 +342,9 @@ class TradingFloor:
             payloads=[Payload(content=delivered.body, media_type="application/json")],
         )
         _close(work, outgoing, "ACKED" if accepted else "REFUSED")
+        if outgoing.peer_id in self._unreachable:
+            work.clear_alarm("peer_unreachable", detail=_unreachable(outgoing.peer_id))
+            self._unreachable.discard(outgoing.peer_id)
         if outgoing.order_id is None or (accepted and outgoing.action != Verb.CONFIRM):
             return  # only a refusal, or the CONFIRM having left, moves an order
         order = load_order(work.connection, outgoing.order_id)
@@ -320,6 +358,7 @@ class TradingFloor:
                 accepted=accepted,
                 sent_at=delivered.sent_at,
                 detail=f"{answer.code or delivered.status}: {answer.detail or 'no detail'}",
+                copies=outgoing.attempts,
             ),
         )
         self._replan(work, lost)
@@ -342,8 +381,9 @@ class TradingFloor:
             event_id=outgoing.need_id,
         )
         _close(work, outgoing, "FAILED")
+        work.alarm("peer_unreachable", _unreachable(outgoing.peer_id))
+        self._unreachable.add(outgoing.peer_id)
         if outgoing.order_id is None:
-            work.alarm("peer_unreachable", f"{outgoing.peer_id}: {outgoing.action}: {ended.detail}")
             return
         order = load_order(work.connection, outgoing.order_id)
         lost = self.desk.apply(
@@ -366,27 +406,53 @@ class TradingFloor:
     def event_time_passed(self, work: Work, feeder_id: str, event_now: datetime) -> None:
         """Fire the event-time timers of a feeder whose telemetry has reached them."""
         due = work.connection.execute(_DUE_BY_EVENT, {"feeder": feeder_id, "event_now": event_now}).all()
-        self._fire(work, [(row.order_id, row.kind) for row in due])
+        for row in due:
+            self._fire(work, row.order_id, row.kind, timer.c.due_event <= event_now)
 
     async def _fire_due(self) -> None:
+        """Fire what is due by wall time, each order on its own: one that fails stops no other."""
         now = self._clock()
-        due = await self._ledger.read(lambda c: c.execute(_DUE_BY_WALL, {"now": now}).all())
-        if due:
-            _, work = await self._ledger.commit(
-                lambda work: self._fire(work, [(row.order_id, row.kind) for row in due])
-            )
+        for row in await self._ledger.read(lambda c: c.execute(_DUE_BY_WALL, {"now": now}).all()):
+            try:
+                _, work = await self._ledger.commit(
+                    lambda work, row=row: self._fire(  # type: ignore[misc]
+                        work, row.order_id, row.kind, timer.c.due_wall <= now
+                    )
+                )
+            except Exception as exc:
+                log.exception("timer %s of order %s", row.kind, row.order_id)
+                work = await self._postpone(row.order_id, row.kind, f"{type(exc).__name__}: {exc}")
             self.after(work)
 
-    def _fire(self, work: Work, due: Sequence[tuple[str, str]]) -> None:
-        for order_id, kind in due:
-            fired = work.connection.execute(
-                delete(timer).where(timer.c.order_id == order_id, timer.c.kind == kind)
+    def _fire(self, work: Work, order_id: str, kind: str, due: ColumnElement[bool]) -> None:
+        """Fire a timer that was seen to be due, unless it has been disarmed or set anew since."""
+        fired = work.connection.execute(
+            delete(timer).where(timer.c.order_id == order_id, timer.c.kind == kind, due)
+        )
+        if fired.rowcount == 0:
+            return
+        order = load_order(work.connection, order_id)
+        lost = self.desk.apply(work, order, TimerFired(at=work.now, kind=TimerKind(kind)))
+        self._replan(work, lost)
+
+    async def _postpone(self, order_id: str, kind: str, why: str) -> Work:
+        """Leave an order that cannot be handled alone for a while, and tell the operator."""
+
+        def job(work: Work) -> None:
+            work.connection.execute(
+                update(timer)
+                .where(timer.c.order_id == order_id, timer.c.kind == kind)
+                .values(due_wall=work.now + timedelta(seconds=POSTPONE_S))
             )
-            if fired.rowcount == 0:  # disarmed since it was seen to be due
-                continue
-            order = load_order(work.connection, order_id)
-            lost = self.desk.apply(work, order, TimerFired(at=work.now, kind=TimerKind(kind)))
-            self._replan(work, lost)
+            work.alarm(
+                "order_fault",
+                f"order {order_id} cannot be handled: {why}",
+                severity="critical",
+                order_id=order_id,
+            )
+
+        _, work = await self._ledger.commit(job)
+        return work
 
     # --- operators ------------------------------------------------------------------------------
 
@@ -435,12 +501,13 @@ class TradingFloor:
                 log.warning("registry: %s", exc.detail)
                 await asyncio.sleep(0.5)
                 continue
-            except GatewayError as exc:
-                log.exception("market: %s", exc.detail)
-            try:
-                await asyncio.wait_for(self._refresh.wait(), self._participants_refresh_s)
-            except TimeoutError:
-                continue
+            except Exception:  # whatever it is, the next look at the market may go well
+                log.exception("the market could not be looked at; it is tried again")
+                await asyncio.sleep(AFTER_FAULT_S)
+            # Not wait_for: it can swallow the cancellation that ends this loop.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._participants_refresh_s):
+                    await self._refresh.wait()
 
     async def _refresh_market(self, asked: dict[tuple[str, str], datetime]) -> None:
         if self._list_sellers is None:
@@ -490,3 +557,38 @@ def _accepted(delivered: Delivered) -> bool:
 
 def _close(work: Work, outgoing: Outgoing, status: str) -> None:
     work.connection.execute(_CLOSE, {"key": outgoing.message_id, "new_status": status})
+
+
+def _wanted(outgoing: Outgoing, order: Order) -> bool:
+    """Whether a request may still go out: a late CONFIRM must not follow its own CANCEL."""
+    return outgoing.action not in STEPS or order.awaiting == outgoing.message_id
+
+
+def _unreachable(peer_id: str) -> str:
+    return f"{peer_id} cannot be reached"
+
+
+def _peers_alarmed(connection: Connection) -> set[str]:
+    standing = select(alarm.c.detail).where(
+        alarm.c.kind == "peer_unreachable", alarm.c.feeder_id.is_(None), alarm.c.cleared_at.is_(None)
+    )
+    return {detail.split(" ", 1)[0] for detail in connection.execute(standing).scalars()}
+
+
+def _signatures_sent(connection: Connection) -> list[tuple[str, str]]:
+    """What we signed, oldest first: of orders that live every copy, of the rest the newest.
+
+    A seller may answer the first copy of a request long after we have sent a second.
+    """
+    copies = connection.execute(
+        select(journal_entry.c.entry)
+        .join(flex_order, flex_order.c.order_id == journal_entry.c.order_id)
+        .where(journal_entry.c.kind == "beckn.sent")
+        .where(flex_order.c.state.not_in(sorted(state.value for state in TERMINAL)))
+        .order_by(journal_entry.c.seq)
+    ).scalars()
+    bodies = [parse_entry(entry).body for entry in copies]
+    found = [(str(body["message_id"]), str(body["headers"]["authorization"])) for body in bodies]
+    known = {message_id for message_id, _ in found}
+    newest = connection.execute(select(outbox.c.message_id, outbox.c.signature))
+    return found + [(row.message_id, row.signature) for row in newest if row.message_id not in known]

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from gateway.audit.journal import JournalDraft, Payload, append
 from gateway.clock import Clock
@@ -114,10 +114,14 @@ class Work:
     ) -> None:
         """Raise an alarm: a row for the operator and a journal entry.
 
-        One that stands already for the same feeder is not raised again, so that an operator sees a
-        condition once; it is raised anew after it was cleared.
+        One that stands already is not raised again, so that an operator sees a condition once; it is
+        raised anew after it was cleared. A condition of a feeder is one whatever its figures; of an order
+        or a peer, alarms with the same detail are one.
         """
-        if feeder_id is not None and order_id is None and self._stands(kind, feeder_id):
+        same = _standing(kind, feeder_id)
+        if feeder_id is None or order_id is not None:
+            same = (*same, alarm_table.c.detail == detail)
+        if self.connection.execute(select(alarm_table.c.alarm_id).where(*same).limit(1)).first():
             return
         raised = RaisedAlarm(
             alarm_id=self.new_id(),
@@ -152,26 +156,23 @@ class Work:
             event_id=event_id,
         )
 
-    def _stands(self, kind: str, feeder_id: str) -> bool:
-        found = self.connection.execute(
-            select(alarm_table.c.alarm_id)
-            .where(alarm_table.c.kind == kind, alarm_table.c.feeder_id == feeder_id)
-            .where(alarm_table.c.cleared_at.is_(None))
-            .limit(1)
-        ).first()
-        return found is not None
-
-    def clear_alarm(self, kind: str, feeder_id: str) -> None:
-        """Clear the standing alarms of a kind at a feeder."""
-        standing = (
-            alarm_table.c.kind == kind,
-            alarm_table.c.feeder_id == feeder_id,
-            alarm_table.c.cleared_at.is_(None),
-        )
+    def clear_alarm(self, kind: str, feeder_id: str | None = None, *, detail: str | None = None) -> None:
+        """Clear the standing alarms of a kind: of a feeder, or of none; only those with a detail if given."""
+        standing = _standing(kind, feeder_id)
+        if detail is not None:
+            standing = (*standing, alarm_table.c.detail == detail)
         ids = self.connection.execute(select(alarm_table.c.alarm_id).where(*standing)).scalars().all()
         if ids:
             self.connection.execute(update(alarm_table).where(*standing).values(cleared_at=self.now))
             self.note("alarm.cleared", {"alarm_ids": list(ids), "kind": kind}, feeder_id=feeder_id)
+
+
+def _standing(kind: str, feeder_id: str | None) -> tuple[ColumnElement[bool], ...]:
+    return (
+        alarm_table.c.kind == kind,
+        alarm_table.c.feeder_id == feeder_id,
+        alarm_table.c.cleared_at.is_(None),
+    )
 
 
 class Ledger:
