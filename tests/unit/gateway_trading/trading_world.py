@@ -156,7 +156,7 @@ def nack(message_id: str | None = None, code: str = "BIZ_ITEM_UNAVAILABLE") -> b
 
 def der(number: int, *, seller: str = ALPHA, kw: float = 50.0, **changes: Any) -> Der:
     """A battery that can run from 15 min to 2 h at once."""
-    name = seller.split(".")[0]
+    name = seller.split(".", maxsplit=1)[0]
     fields = {
         "der_id": f"der:{name}:{number}",
         "aggregator_id": name,
@@ -174,7 +174,7 @@ def der(number: int, *, seller: str = ALPHA, kw: float = 50.0, **changes: Any) -
 
 def offer(seller: str, number: int = 1, *, kw: float = 50.0, price: str = "0.30", **changes: Any) -> Offer:
     """One offer with one DER."""
-    name = seller.split(".")[0]
+    name = seller.split(".", maxsplit=1)[0]
     fields = {
         "offer_id": f"{name}:offer:{number}",
         "bpp_id": seller,
@@ -308,7 +308,16 @@ class TradingWorld:
             assert asyncio.get_running_loop().time() < deadline, "the floor does not come to rest"
             await self.ledger.read(lambda _: None)
             await asyncio.sleep(0)
-            calm = calm + 1 if self.floor._courier.in_flight == 0 else 0
+            filing = self.floor._filing
+            busy = self.floor._courier.in_flight or (filing is not None and not filing.done())
+            calm = 0 if busy else calm + 1
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Let others run until something holds."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while not condition():
+            assert asyncio.get_running_loop().time() < deadline, "it does not come about"
+            await asyncio.sleep(0)
 
     # --- feeders and readings -----------------------------------------------------------------
 
@@ -411,6 +420,7 @@ class TradingWorld:
         transaction_id: str | None = None,
         sender: str | None = None,
         message: dict[str, Any] | None = None,
+        wait: bool = True,
         **changes: Any,
     ) -> CallbackAnswer:
         """A seller answers the newest request of that kind (or speaks unasked: ``message_id``)."""
@@ -428,17 +438,26 @@ class TradingWorld:
             sender=sender or order.bpp_id,
             message_id=message_id,
             transaction_id=transaction_id or order.transaction_id,
+            wait=wait,
         )
 
     async def say(
-        self, action: str, message: dict[str, Any], *, sender: str, message_id: str, transaction_id: str
+        self,
+        action: str,
+        message: dict[str, Any],
+        *,
+        sender: str,
+        message_id: str,
+        transaction_id: str,
+        wait: bool = True,
     ) -> CallbackAnswer:
         answer = await self.pipeline.handle_callback(
             self.verified(
                 action, message, sender=sender, message_id=message_id, transaction_id=transaction_id
             )
         )
-        await self.idle()
+        if wait:
+            await self.idle()
         return answer
 
     def verified(
