@@ -1,4 +1,4 @@
-"""Validators made from the official v2.0.0 document, where a copy of it is at hand."""
+"""Validators made from the official documents, where a copy of them is at hand."""
 
 from functools import cache
 from pathlib import Path
@@ -8,12 +8,13 @@ import jsonschema_rs
 import yaml
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FILES = {"2.0.0": "v2.0.0/beckn.yaml", "1.1.1": "v1.1.1/transaction.yaml"}
 
 
 @cache
-def official_schemas(reference_dir: Path) -> dict[str, dict[str, Any]]:
+def official_schemas(reference_dir: Path, version: str = "2.0.0") -> dict[str, dict[str, Any]]:
     """One 2020-12 schema per action: the request body of its path, with the components it refers to."""
-    text = (reference_dir / "spec" / "v2.0.0" / "beckn.yaml").read_text(encoding="utf-8")
+    text = (reference_dir / "spec" / FILES[version]).read_text(encoding="utf-8")
     document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     components = {"schemas": _without_dialects(document["components"]["schemas"])}
     schemas = {}
@@ -26,11 +27,13 @@ def official_schemas(reference_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @cache
-def official_validators(reference_dir: Path) -> dict[str, jsonschema_rs.Draft202012Validator]:
+def official_validators(
+    reference_dir: Path, version: str = "2.0.0"
+) -> dict[str, jsonschema_rs.Draft202012Validator]:
     """One validator per action, formats asserted; ``.is_valid(document)`` is the official verdict."""
     return {
         action: jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
-        for action, schema in official_schemas(reference_dir).items()
+        for action, schema in official_schemas(reference_dir, version).items()
     }
 
 

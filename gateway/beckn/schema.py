@@ -168,8 +168,10 @@ def _sentence(  # noqa: C901, PLR0911, PLR0912 - a table, one rule a row
     match error.kind.name:
         case "required":
             name = facts["property"]
-            old_model = name == "contract" and isinstance(value, dict) and "order" in value
-            return f"{name} is missing: add it" + (_OLD_MODEL if old_model else "")
+            members = value if isinstance(value, dict) else {}
+            hint = _OLD_MODEL if name == "contract" and "order" in members else ""
+            hint = _NEW_MODEL if name == "order" and "contract" in members else hint
+            return f"{name} is missing: add it{hint}"
         case "additionalProperties":
             return f"{_show(name)} is not allowed here: remove it{_stray(name or '')}"
         case "type":
@@ -197,6 +199,7 @@ def _sentence(  # noqa: C901, PLR0911, PLR0912 - a table, one rule a row
             return f"breaks the rule {rule}"
 
 
+_NEW_MODEL: Final = " (version 1.1 carries an order; contract belongs to version 2.0.0)"
 _OLD_MODEL: Final = " (version 2.0.0 carries a contract; order belongs to drafts before it)"
 
 

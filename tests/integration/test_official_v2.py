@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from official import official_schemas, official_validators
+from schema_walk import Walk, pointer
 from wire_samples import built_documents, full_documents, mutations
 
 from beckn_specs import index
@@ -36,9 +37,9 @@ def test_schema__says_the_same_as_the_official_document(reference_dir, action):
     """Not sampled: both schemas are walked together and must state the same constraints everywhere."""
     theirs, ours = official_schemas(reference_dir)[action], index.action_schema(VERSION, action)
     shared = index.definitions(VERSION)
-    walk = _Walk(
-        lambda ref: _pointer(theirs, ref.removeprefix("#")),
-        lambda ref: _pointer(shared, ref.partition("#")[2]),
+    walk = Walk(
+        lambda ref: pointer(theirs, ref.removeprefix("#")),
+        lambda ref: pointer(shared, ref.partition("#")[2]),
     )
     walk.compare([theirs], [ours], action)
     assert walk.compared > 5
@@ -87,88 +88,3 @@ def _fillings(document: dict[str, Any]):
             )
     if filled != document:
         yield filled
-
-
-SCALARS = frozenset({"type", "format", "pattern", "minItems", "maxItems", "minimum"})
-DEMANDING = SCALARS | {"required", "enum", "const", "additionalProperties", "anyOf", "oneOf"}
-ELSEWHERE = frozenset({"properties", "items", "allOf", "$ref"})
-SILENT = frozenset(
-    "title description example default deprecated x-tags $schema $comment $id components $defs".split()  # noqa: SIM905
-)
-
-
-class _Walk:
-    """Compare two schemas by what they demand of each place, however they are put together.
-
-    A place is described by a list of subschemas that all apply. ``$ref`` and ``allOf`` only add to
-    the list, so two lists demand the same if their keywords do, place by place.
-    """
-
-    def __init__(self, theirs, ours) -> None:
-        self._resolvers = (theirs, ours)
-        self._seen = set()
-        self.compared = 0
-
-    def compare(self, theirs, ours, where):
-        sides = [
-            _flatten(side, resolve) for side, resolve in zip((theirs, ours), self._resolvers, strict=True)
-        ]
-        key = tuple(frozenset(map(id, side)) for side in sides)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.compared += 1
-        left, right = (set().union(*map(_demands, side)) for side in sides)
-        assert left == right, where
-        left, right = map(_parts, sides)
-        assert left.keys() == right.keys(), where
-        for name in left:
-            self.compare(left[name], right[name], f"{where}/{name}")
-
-
-def _flatten(schemas, resolve):
-    flat, pending = [], list(schemas)
-    while pending:
-        schema = pending.pop()
-        flat.append(schema)
-        pending += schema.get("allOf", [])
-        if "$ref" in schema:
-            pending.append(resolve(schema["$ref"]))
-    return flat
-
-
-def _demands(schema):
-    """What a schema says of the value itself."""
-    unknown = set(schema) - DEMANDING - ELSEWHERE - SILENT
-    assert not unknown
-    demands = {(keyword, schema[keyword]) for keyword in SCALARS & set(schema)}
-    demands |= {("required", name) for name in schema.get("required", ())}
-    if "enum" in schema:
-        demands.add(("one of", frozenset(schema["enum"])))
-    if "const" in schema:
-        demands.add(("one of", frozenset([schema["const"]])))
-    if schema.get("additionalProperties") is False:
-        demands.add(("closed", frozenset(schema.get("properties", ()))))
-    return demands
-
-
-def _parts(schemas):
-    """What schemas say of the parts of a value; parts nothing is said of are left out."""
-    parts: dict[str, list[Any]] = {}
-    for schema in schemas:
-        for name, inner in schema.get("properties", {}).items():
-            parts.setdefault(f"member {name}", []).append(inner)
-        if "items" in schema:
-            parts.setdefault("entry", []).append(schema["items"])
-        if isinstance(schema.get("additionalProperties"), dict):
-            parts.setdefault("other member", []).append(schema["additionalProperties"])
-        for keyword in ("anyOf", "oneOf"):
-            for number, inner in enumerate(schema.get(keyword, ())):
-                parts.setdefault(f"{keyword} {number}", []).append(inner)
-    return {name: inner for name, inner in parts.items() if any(set(each) - SILENT for each in inner)}
-
-
-def _pointer(document, pointer):
-    for part in pointer.strip("/").split("/"):
-        document = document[part.replace("~1", "/").replace("~0", "~")]
-    return document

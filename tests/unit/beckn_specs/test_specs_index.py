@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jsonschema_rs
 import pytest
+import wire_samples_v1
 from hatchling.builders.wheel import WheelBuilder
 from wire_samples import built_documents, full_documents
 
@@ -12,11 +13,18 @@ from gateway.beckn.v2 import CONTEXT_BASE
 
 VERSION = "2.0.0"
 PACKAGE = Path(index.__file__).parent
-EVERY_SCHEMA = [
-    index.definitions(VERSION),
-    *(index.action_schema(VERSION, action) for action in index.ACTIONS[VERSION]),
-    *(index.flex_schema(pack) for pack in index.FLEX_PACKS),
+SOURCES = {"2.0.0": "Beckn Protocol v2.0.0 LTS", "1.1.1": "Beckn Protocol v1.1.1"}
+VERSIONS = tuple(SOURCES)
+OF_VERSION = [
+    (version, schema)
+    for version in VERSIONS
+    for schema in (
+        index.definitions(version),
+        *(index.action_schema(version, action) for action in index.ACTIONS[version]),
+    )
 ]
+PACKS = [index.flex_schema(pack) for pack in index.FLEX_PACKS]
+EVERY_SCHEMA = [*(schema for _, schema in OF_VERSION), *PACKS]
 
 
 def _inside(value):
@@ -25,25 +33,31 @@ def _inside(value):
         yield from _inside(inner)
 
 
-@pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=lambda schema: schema["title"])
-def test_schema__is_valid_2020_12_and_names_its_source(schema):
+@pytest.mark.parametrize(
+    ("version", "schema"),
+    [*OF_VERSION, *((VERSION, pack) for pack in PACKS)],
+    ids=lambda each: each if isinstance(each, str) else each["title"],
+)
+def test_schema__is_valid_2020_12_and_names_its_source(version, schema):
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema_rs.meta.validate(schema)
-    assert "Beckn Protocol v2.0.0 LTS" in schema["$comment"]
+    assert SOURCES[version] in schema["$comment"]
 
 
 def test_schema__ids_are_unique():
     assert len({schema["$id"] for schema in EVERY_SCHEMA}) == len(EVERY_SCHEMA)
 
 
-def test_action_schemas__every_file_is_served_and_every_action_has_its_file():
-    files = {path.stem for path in (PACKAGE / "v2.0.0").glob("*.json")}
-    assert files == {*index.ACTIONS[VERSION], "definitions"}
+@pytest.mark.parametrize("version", VERSIONS)
+def test_action_schemas__every_file_is_served_and_every_action_has_its_file(version):
+    files = {path.stem for path in (PACKAGE / f"v{version}").glob("*.json")}
+    assert files == {*index.ACTIONS[version], "definitions"}
 
 
-def test_definitions__each_names_its_counterpart_and_is_used():
-    definitions = index.definitions(VERSION)["$defs"]
-    everything = [*definitions.values(), *(index.action_schema(VERSION, a) for a in index.ACTIONS[VERSION])]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_definitions__each_names_its_counterpart_and_is_used(version):
+    definitions = index.definitions(version)["$defs"]
+    everything = [*definitions.values(), *(index.action_schema(version, a) for a in index.ACTIONS[version])]
     used = {
         part["$ref"].rpartition("/")[2]
         for schema in everything
@@ -52,13 +66,14 @@ def test_definitions__each_names_its_counterpart_and_is_used():
     }
     assert used == set(definitions)
     for schema in definitions.values():
-        assert schema["$comment"].startswith("Beckn Protocol v2.0.0 LTS")
+        assert schema["$comment"].startswith(SOURCES[version])
         assert schema["description"]
 
 
-def test_action_schema__expects_its_own_action():
-    for action in index.ACTIONS[VERSION]:
-        schema = index.action_schema(VERSION, action)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_action_schema__expects_its_own_action(version):
+    for action in index.ACTIONS[version]:
+        schema = index.action_schema(version, action)
         assert schema["properties"]["context"]["properties"]["action"]["const"] == action
         assert schema["title"] == action
 
@@ -107,20 +122,25 @@ def test_package__ships_its_schemas_in_the_wheel():
 
 def test_source__tells_of_every_folder_and_pack():
     text = (PACKAGE / "SOURCE.md").read_text(encoding="utf-8")
-    for name in ("v2.0.0/", "flex/v1.0/", "CC BY-NC-SA", *index.FLEX_PACKS):
+    for name in ("v2.0.0/", "v1.1.1/", "flex/v1.0/", "CC BY-NC-SA", *index.FLEX_PACKS):
         assert name in text
 
 
-def test_full_documents__use_every_member_of_every_definition():
+@pytest.mark.parametrize(
+    ("version", "samples"),
+    [("2.0.0", full_documents), ("1.1.1", wire_samples_v1.full_documents)],
+    ids=VERSIONS,
+)
+def test_full_documents__use_every_member_of_every_definition(version, samples):
     """The samples other tests change place by place: a member they lack would go untested."""
     names = {
         name
-        for documents in full_documents().values()
+        for documents in samples().values()
         for part in _inside(documents)
         if isinstance(part, dict)
         for name in part
     }
-    definitions = index.definitions(VERSION)["$defs"]
+    definitions = index.definitions(version)["$defs"]
     members = {
         name
         for part in _inside(definitions)
