@@ -8,7 +8,6 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import RedocRenderPlugin, ScalarRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, License, SecurityScheme, Tag
 
 from gateway import runtime as running
@@ -18,6 +17,7 @@ from gateway.errors import GatewayError
 from gateway.routes import audit, beckn, feeders, health, orders, telemetry
 from gateway.routes.guards import require_token
 from gateway.routes.problems import on_gateway_error, on_http_error, on_unexpected
+from gateway.routes.schema_page import schema_assets, schema_page
 from gateway.runtime import Runtime
 
 TAGS = (
@@ -77,6 +77,7 @@ def create_app(settings: Settings, *, public_url: str, clock: Clock = utc_now) -
             audit.search_orders,
             audit.entries,
             beckn.receive_callback,
+            schema_assets(),
         ],
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
         guards=[require_token],
@@ -97,7 +98,7 @@ def create_app(settings: Settings, *, public_url: str, clock: Clock = utc_now) -
             license=License(name="MIT", identifier="MIT"),
             tags=list(TAGS),
             path="/schema",
-            render_plugins=[SwaggerRenderPlugin(), RedocRenderPlugin(), ScalarRenderPlugin()],
+            render_plugins=[schema_page()],
             components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"bearer": []}],
         ),

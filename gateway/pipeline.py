@@ -31,7 +31,14 @@ from gateway.metrics import Metrics
 from gateway.roster import Roster, save_states
 from gateway.store.sql import upsert
 from gateway.store.tables import reading as reading_table
-from gateway.telemetry.quality import assess_quality, usable_for_trading
+from gateway.telemetry.quality import (
+    DEFAULT_RULES,
+    QualityRules,
+    Silence,
+    assess_quality,
+    assess_silence,
+    usable_for_trading,
+)
 from gateway.telemetry.reading import AdmissionRules, BatchLimits, Reading, Rejection, admit, parse_batch
 from gateway.trading.buyer import Buyer, Purchase, feeder_decision
 from gateway.trading.callbacks import Reception, receive
@@ -122,6 +129,7 @@ class Pipeline:
         clock: Clock,
         rules: AdmissionRules,
         limits: BatchLimits,
+        quality: QualityRules = DEFAULT_RULES,
     ) -> None:
         self._ledger = ledger
         self._roster = roster
@@ -133,6 +141,8 @@ class Pipeline:
         self._clock = clock
         self._rules = rules
         self._limits = limits
+        self._quality = quality
+        self._started_at = clock()
         self._turn = asyncio.Lock()
 
     # --- telemetry ------------------------------------------------------------------------------
@@ -364,6 +374,42 @@ class Pipeline:
             plan=purchase.plan if purchase and change is None else None,
         )
 
+    async def note_silence(self) -> None:
+        """Say Unknown of feeders from which nothing has come for too long (wall time).
+
+        The last state is held and an alarm raised; the next reading decides anew. After a restart the
+        silence counts from the start.
+        """
+        async with self._turn:
+            now = self._clock()
+            silent: list[tuple[Feeder, SavedFeeder]] = []
+            for feeder in self._roster.values():
+                held = feeder.assessment
+                if held is None or held.state is None:
+                    continue
+                silence = assess_silence(
+                    feeder.last_arrival_at or self._started_at,
+                    now,
+                    feeder.window.sampling_min,
+                    rules=self._quality,
+                )
+                if silence.stale:
+                    silent.append((feeder, _silenced(feeder, held, silence)))
+            if not silent:
+                return
+
+            def write(work: Work) -> None:
+                for feeder, saved in silent:
+                    reason = saved.assessment.reason if saved.assessment else ""
+                    work.alarm("state_unknown", f"{feeder.feeder_id}: {reason}", feeder_id=feeder.feeder_id)
+                save_states(work, silent)
+
+            _, work = await self._ledger.commit(write)
+            for feeder, saved in silent:
+                feeder.restore(saved)
+                self._metrics.state(feeder.feeder_id, None)
+            self._floor.after(work)
+
     # --- callbacks ------------------------------------------------------------------------------
 
     async def handle_callback(self, message: VerifiedMessage) -> CallbackAnswer:
@@ -443,6 +489,18 @@ def _judge(feeder: Feeder, outlook: Outlook | None) -> _Verdict:
         changed_from=held if state is not None and state is not held else None,
         became_unknown=not known and feeder.unknown_since is None,
         known_again=known and feeder.unknown_since is not None,
+    )
+
+
+def _silenced(feeder: Feeder, held: Assessment, silence: Silence) -> SavedFeeder:
+    """A feeder's state once it has fallen silent."""
+    reason = f"stale: nothing came for {silence.silent_s:.0f} s (limit {silence.limit_s:.0f} s)"
+    return SavedFeeder(
+        memory=feeder.memory,
+        assessment=msgspec.structs.replace(held, state=None, probabilities=None, reason=reason),
+        unknown_since=held.origin_at,
+        state_change_id=feeder.state_change_id,
+        uncovered=feeder.uncovered,
     )
 
 

@@ -18,6 +18,7 @@ from gateway.beckn.client import BecknClient
 from gateway.beckn.dialect import Languages
 from gateway.beckn.resolver import KeyResolver, Participant, RegistryClient, StaticKeys
 from gateway.beckn.signing import Signer
+from gateway.beckn.verify import InboundLimits
 from gateway.catalogue import Catalogue, load_catalogue
 from gateway.clock import Clock
 from gateway.config import SECRET_FIELDS, Settings
@@ -29,6 +30,7 @@ from gateway.orders.order import LifecyclePolicy
 from gateway.pipeline import Pipeline
 from gateway.roster import Roster
 from gateway.store.database import Database
+from gateway.telemetry.quality import QualityRules
 from gateway.telemetry.reading import AdmissionRules, BatchLimits
 from gateway.trading.buyer import Buyer
 from gateway.trading.courier import Courier
@@ -71,6 +73,7 @@ class Runtime:
     floor: TradingFloor
     pipeline: Pipeline
     metrics: Metrics
+    limits: InboundLimits
     first_token: str | None
     model_fault: str | None
 
@@ -167,8 +170,13 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
             auto_register=settings.auto_register_feeders,
         ),
         limits=BatchLimits(max_bytes=settings.max_body_bytes, max_readings=settings.max_batch_readings),
+        quality=QualityRules(silence_intervals=settings.stale_after_intervals),
     )
-    await floor.start(buyer, lambda: tuple(one.feeder_id for one in roster.values() if one.config))
+    await floor.start(
+        buyer,
+        lambda: tuple(one.feeder_id for one in roster.values() if one.config),
+        watch=pipeline.note_silence,
+    )
     return Runtime(
         settings=settings,
         clock=clock,
@@ -186,6 +194,7 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
         floor=floor,
         pipeline=pipeline,
         metrics=metrics,
+        limits=InboundLimits(future_skew_s=settings.clock_skew_s),
         first_token=first_token,
         model_fault=model_fault,
     )

@@ -7,7 +7,7 @@ from litestar import Request, Response, post
 from gateway.beckn.dialect import claimed_dialect
 from gateway.beckn.intake import check_media, joined_headers, read_body
 from gateway.beckn.signing import parse_authorization
-from gateway.beckn.verify import DEFAULT_LIMITS, challenge_headers, claimed_message_id, verify_inbound
+from gateway.beckn.verify import challenge_headers, claimed_message_id, verify_inbound
 from gateway.errors import BecknRefusal, GatewayError, StoreError
 from gateway.routes.guards import OPEN
 from gateway.routes.schema_notes import BECKN_BODY
@@ -36,7 +36,7 @@ async def receive_callback(action: str, request: Request[Any, Any, Any], runtime
         body = await read_body(
             request.stream(),
             declared=headers.get("content-length"),
-            limit=DEFAULT_LIMITS.max_bytes(action),
+            limit=runtime.limits.max_bytes(action),
         )
         message = await verify_inbound(
             action=action,
@@ -48,6 +48,7 @@ async def receive_callback(action: str, request: Request[Any, Any, Any], runtime
             role="bap",
             now=runtime.clock(),
             sent_signatures=runtime.floor.sent_signatures,
+            limits=runtime.limits,
         )
         answer = await runtime.pipeline.handle_callback(message)
     except BecknRefusal as refusal:

@@ -57,6 +57,7 @@ _DUE_BY_EVENT = select(timer.c.order_id, timer.c.kind).where(
 _DUE_BY_WALL = select(timer.c.order_id, timer.c.kind).where(timer.c.due_wall <= bindparam("now"))
 
 TIMER_TICK_S = 0.05
+WATCH_PAUSE_S = 5.0
 RECEIPTS_PAUSE_S = 0.1
 """How long acknowledgements that move no order are gathered before they are filed."""
 AFTER_FAULT_S = 1.0
@@ -124,12 +125,19 @@ class TradingFloor:
 
     # --- life -----------------------------------------------------------------------------------
 
-    async def start(self, buyer: Buyer, feeder_ids: Callable[[], Sequence[str]]) -> None:
+    async def start(
+        self,
+        buyer: Buyer,
+        feeder_ids: Callable[[], Sequence[str]],
+        *,
+        watch: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Take up what the store says is owed, then begin the loops.
 
         Args:
             buyer: Plans anew where relief is lost.
             feeder_ids: Feeders whose catalogue is to be kept.
+            watch: Looked after every few seconds (feeders that have fallen silent).
         """
         self._buyer = buyer
         self._wanted = feeder_ids
@@ -138,6 +146,8 @@ class TradingFloor:
             asyncio.create_task(self._every(TIMER_TICK_S, self._fire_due), name="timers"),
             asyncio.create_task(self._keep_market(), name="market"),
         ]
+        if watch is not None:
+            self._loops.append(asyncio.create_task(self._every(WATCH_PAUSE_S, watch), name="watch"))
 
     async def stop(self) -> None:
         """Stop loops and deliveries; what is owed stays in the store."""
