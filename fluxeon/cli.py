@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fluxeon.commands import audit, conformance, demo, keys, model, serve, settings, simulate, world
+from fluxeon.commands import audit, bench, conformance, demo, keys, model, serve, settings, simulate, world
 from fluxeon.errors import BadUsage, CommandFailed
 from gateway.errors import ConfigError, GatewayError
 from ml.errors import MlError
@@ -40,6 +40,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(conformance.app, name="conformance")
 app.command("keys")(keys.keys)
 app.command("settings")(settings.settings)
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

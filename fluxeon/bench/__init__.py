@@ -1,0 +1,1 @@
+"""Benchmarks: each measures our code and a stated reference in the same run and reports their ratio."""
