@@ -9,6 +9,18 @@ import typer
 from fluxeon.commands.options import parse_instant
 from fluxeon.errors import BadUsage, CommandFailed
 
+COLUMNS = {
+    "minutes": "min",
+    "mae_kw": "MAE kW",
+    "nmae": "nMAE",
+    "persistence_nmae": "persist.",
+    "naive_nmae": "naive",
+    "pinball": "pinball",
+    "coverage_80": "cover 80",
+    "width": "width",
+}
+"""Figures of a horizon and their headings."""
+
 
 def train(
     sources: Annotated[list[Path], typer.Argument(help="CSV files of load (.gz accepted), as for demo.")],
@@ -47,9 +59,12 @@ def train(
 
 def evaluate(
     *,
-    source: Annotated[str, typer.Option(help="csv:PATH, or bundled.")],
+    source: Annotated[str, typer.Option(help="csv:PATH, bundled or simulator, as for demo.")],
     rating_kw: Annotated[
-        float | None, typer.Option(help="Rating; default: 99th percentile of the next hour's highest |load|.")
+        float | None,
+        typer.Option(
+            help="Rating; default: as configured, else 99th percentile of the next hour's highest |load|."
+        ),
     ] = None,
     start: Annotated[
         datetime | None,
@@ -70,20 +85,21 @@ def evaluate(
     """
     import msgspec
 
+    from fluxeon.demo.source import RatedBy, open_source
     from ml.evaluate import backtest, summary
     from ml.evaluate import plot as draw
     from ml.model import RiskModel
-    from ml.series import find, read_series
-    from seeds.load import SAMPLE_PATH
 
-    kind, _, path = source.partition(":")
-    if source != "bundled" and (kind != "csv" or not path):
-        raise BadUsage(f"--source {source!r}: use csv:PATH or bundled")
-    series = read_series(SAMPLE_PATH if source == "bundled" else Path(path))
-    if feeder is None and len(series) > 1:
-        raise BadUsage(f"--feeder: name one of {', '.join(one.feeder_id for one in series)}")
-    chosen = series[0] if feeder is None else find(series, feeder)
-    run = backtest(chosen, RiskModel.load(model_dir), rating_kw=rating_kw)
+    feeders = open_source(source).feeders
+    names = [one.feeder_id for one in feeders]
+    if feeder is None and len(names) > 1:
+        raise BadUsage(f"--feeder: name one of {', '.join(names)}")
+    if feeder is not None and feeder not in names:
+        raise BadUsage(f"--feeder {feeder}: the source has {', '.join(names)}")
+    chosen = feeders[0 if feeder is None else names.index(feeder)]
+    if rating_kw is None and chosen.rated_by in (RatedBy.SEED, RatedBy.SIMULATOR):
+        rating_kw = chosen.rating_kw
+    run = backtest(chosen.series, RiskModel.load(model_dir), rating_kw=rating_kw)
     scores = summary(run, start_s=int(start.timestamp()) if start else None, stride=stride)
     if plot is not None:
         draw(run, plot)
@@ -99,12 +115,12 @@ def _show(scores: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(title=f"{scores['feeder']}: {scores['rows']} origins", title_justify="left", box=None)
-    names = ["minutes", "mae_kw", "nmae", "persistence_nmae", "naive_nmae", "pinball", "coverage_80", "width"]
-    for name in names:
-        table.add_column(name, justify="right")
+    console.print(f"{scores['feeder']}: {scores['rows']} origins, rating {scores['rating_kw']:,.1f} kW")
+    table = Table(box=None, header_style="dim")
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in scores["horizons"]:
-        table.add_row(*("-" if row[name] is None else f"{row[name]:.4g}" for name in names))
+        table.add_row(*("-" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS))
     console.print(table)
     for name, value in scores["state"].items():
-        console.print(f"{name:<22}{'-' if value is None else format(value, '.4g')}")
+        console.print(f"{name.replace('_', ' '):<22}{'-' if value is None else format(value, '.4g')}")

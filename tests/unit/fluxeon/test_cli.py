@@ -79,6 +79,7 @@ def test_help__lists_every_command(run):
         ("bpp",),
         ("evaluate", "--source", "simulator"),
         ("evaluate", "--source", "bundled"),
+        ("evaluate", "--source", "bundled", "--feeder", "FDR_999"),
         ("simulate", "--output", "load.txt"),
     ],
     ids=" ".join,
@@ -149,6 +150,20 @@ def test_simulate__prints_by_default_the_same_for_the_same_seed(run):
     first, again, other = (run("simulate", "--days", "1", "--seed", seed)[1] for seed in ("1", "1", "2"))
     assert first.startswith("timestamp,temperature_c,SIM_001,")
     assert first == again != other
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def test_evaluate__scores_a_seeded_feeder_against_its_configured_rating(run):
+    words = ("evaluate", "--source", "bundled", "--feeder", "FDR_002", "--stride", "8")
+    code, out, _ = run(*words, "--json")
+    scores = json.loads(out)
+    assert code == 0
+    assert (scores["feeder"], scores["rating_kw"]) == ("FDR_002", 1265.0)
+    assert [row["minutes"] for row in scores["horizons"]] == [15, 30, 45, 60]
+    assert json.loads(run(*words, "--json", "--rating-kw", "1000")[1])["rating_kw"] == 1000.0
+    assert "FDR_002: 72 origins, rating 1,265.0 kW" in run(*words, "--from", "2016-11-24")[1]
 
 
 # --- settings -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from fluxeon.demo import world as world_module
 from fluxeon.demo.portfolios import write_portfolios
 from fluxeon.demo.source import DemoFeeder, RatedBy, open_source
-from fluxeon.demo.world import World, free_ports, last_line, lay_out
+from fluxeon.demo.world import World, free_ports, last_line, lay_out, seller_generation
 from fluxeon.errors import CommandFailed
 from ml.series import LoadSeries
 from registry.bpp.portfolio import load_portfolio
@@ -53,7 +53,7 @@ def test_commands__carry_no_secret(tmp_path: Path):
     world = World(layout, domain="d", gateway_id="g")
     words = world._registry_command() + world._gateway_command()
     for seller, endpoint in layout.sellers:
-        words += world._seller_command(seller, endpoint)
+        words += world._seller_command(seller, endpoint, "1.1")
     secrets = {layout.gateway.token, *(endpoint.token for _, endpoint in layout.sellers)}
     assert not secrets & set(words)
 
@@ -153,3 +153,11 @@ def test_write_portfolios__mixes_seeded_and_generated_without_repeating_an_id(tm
     for portfolio in portfolios:
         assert portfolio.feeder_ids == ("FDR_005", "NORTH")
         assert len({der.der_id for der in portfolio.ders}) == 8
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spoken"),
+    [("2.0", {"2.0"}), ("1.1", {"1.1"}), ("mixed", {"1.1", "2.0"})],
+)
+def test_seller_generation__mixes_both_among_the_sellers(chosen: str, spoken: set[str]):
+    assert {seller_generation(chosen, number) for number in range(len(SELLERS))} == spoken
