@@ -242,7 +242,7 @@ class BrokenSeller(Peer):
             await ledger.close()
 
     async def take(self, message):
-        if message.action not in self.seller.actions:
+        if message.verb not in self.seller.verbs:
             raise BecknRefusal("NET_NOT_IMPLEMENTED", f"{message.action} is not served")
         if self.has("serves-any-buyer"):
             owner = self._owners.setdefault(message.context.transaction_id, message.sender)

@@ -150,6 +150,8 @@ class Session:
         )
         if request.verified is None:
             raise Blocked("the request that is answered does not verify")
+        if not self.speech.dialect.chains_callbacks:
+            return draft
         return Draft(
             **{
                 **vars(draft),

@@ -1,84 +1,74 @@
 """The words of a protocol generation, as far as the suite needs them.
 
-Cases speak of ``discover``, ``bap_id`` and an order's terms; a :class:`Speech` says them.
+Cases speak of ``discover``, ``bap_id`` and an order's terms; a :class:`Speech` says them in the words
+of its :class:`~gateway.beckn.dialect.Dialect`. Contexts are plain objects here, because cases spoil them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from gateway.beckn import v2
-from gateway.beckn.envelope import VERSION
+from gateway.beckn.dialect import V1, V2, Dialect, Generation, Languages
 from gateway.clock import rfc3339
-from gateway.types import ContractView, Direction, Offer, OrderTerms
+from gateway.errors import BecknRefusal
+from gateway.types import ContractView, Direction, Offer
 
 Message = dict[str, Any]
 
-_V2_NAMES = {
-    "version": "version",
-    "action": "action",
-    "bap_id": "bapId",
-    "bap_uri": "bapUri",
-    "bpp_id": "bppId",
-    "bpp_uri": "bppUri",
-    "transaction_id": "transactionId",
-    "message_id": "messageId",
-    "timestamp": "timestamp",
-    "ttl": "ttl",
-    "domain": "domain",
+_OPEN_INTENT: Mapping[Generation, Message] = {
+    Generation.V2: {"intent": {"textSearch": "flexibility"}},
+    Generation.V1: {"intent": {}},
+}
+_ORDER_ROOT: Mapping[Generation, str] = {Generation.V2: "contract", Generation.V1: "order"}
+_NACK_STATUSES: Mapping[Generation, frozenset[int]] = {
+    Generation.V2: frozenset(),
+    # BECKN-005: acknowledgements of both kinds come with 200.
+    Generation.V1: frozenset({200}),
 }
 
 
-class Speech(msgspec.Struct, frozen=True, kw_only=True):
+class Speech:
     """One generation's words.
 
     Attributes:
-        generation: As the command line names it.
-        version: ``context.version``.
-        names: Members of the context: our name -> the wire's.
-        verbs: Actions that are called otherwise than in v2.0.0.
+        dialect: What it is made of.
         nack_statuses: HTTP statuses that may carry a NACK beside the one that fits the fault.
         order_root: Member of ``message`` that holds an order.
-        ask_open: ``message`` of a discover that restricts nothing.
-        select: Likewise for the other requests of a buyer ...
-        read_offers: Offers in the ``message`` of an on_discover.
-        read_contract: The contract in the ``message`` of any other callback.
-        read_order: The terms in the ``message`` of a request.
-        read_ask: Feeder and direction in the ``message`` of a discover.
-        say_offers: ``message`` of an on_discover.
-        say_contract: ``message`` of any other callback.
     """
 
-    generation: str
-    version: str
-    names: Mapping[str, str]
-    verbs: Mapping[str, str] = {}
-    nack_statuses: frozenset[int] = frozenset()
-    order_root: str
-    ask_open: Callable[[], Message]
-    select: Callable[[OrderTerms], Message]
-    init: Callable[[OrderTerms, ContractView], Message]
-    confirm: Callable[[OrderTerms, ContractView], Message]
-    status: Callable[[OrderTerms, str], Message]
-    cancel: Callable[[OrderTerms, str, str], Message]
-    read_offers: Callable[[Mapping[str, Any], str, str], tuple[Offer, ...]]
-    read_contract: Callable[[Mapping[str, Any]], ContractView]
-    read_order: Callable[[Mapping[str, Any]], tuple[OrderTerms, str | None]]
-    read_ask: Callable[[Mapping[str, Any]], tuple[str | None, Direction | None]]
-    say_offers: Callable[[Sequence[Offer]], Message]
-    say_contract: Callable[[OrderTerms, ContractView], Message]
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.nack_statuses = _NACK_STATUSES[dialect.generation]
+        self.order_root = _ORDER_ROOT[dialect.generation]
+        self.select = dialect.select_message
+        self.init = dialect.init_message
+        self.confirm = dialect.confirm_message
+        self.status = dialect.status_message
+        self.cancel = dialect.cancel_message
+        self.read_order = dialect.parse_order
+        self.say_contract = dialect.contract_message
+
+    @property
+    def generation(self) -> str:
+        """As the command line names it."""
+        return self.dialect.generation.value
+
+    @property
+    def version(self) -> str:
+        """``context.version``."""
+        return self.dialect.versions[0]
+
+    def languages(self) -> Languages:
+        """Load the schemas of this generation alone."""
+        return Languages.load([self.dialect.generation])
 
     def verb(self, action: str) -> str:
-        """Name an action (``discover``, ``on_select``) as this generation does."""
-        prefix = "on_" if action.startswith("on_") else ""
-        plain = action.removeprefix("on_")
-        return prefix + self.verbs.get(plain, plain)
+        """Name an action (``discover``, ``on_select``) on the wire."""
+        return self.dialect.action(action)
 
     def member(self, name: str) -> str:
         """Name a member of the context on the wire."""
-        return self.names[name]
+        return self.dialect.member(name)
 
     def context(self, action: str, now: datetime, fields: Mapping[str, str | None]) -> Message:
         """Write a context; members that are None are left out."""
@@ -90,36 +80,36 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
             "timestamp": rfc3339(now),
             "ttl": "PT30S",
         }
-        return {self.names[name]: value for name, value in said.items() if value is not None}
+        return {self.member(name): value for name, value in said.items() if value is not None}
+
+    def ask_open(self) -> Message:
+        """Write the ``message`` of a discover that restricts nothing."""
+        return dict(_OPEN_INTENT[self.dialect.generation])
+
+    def read_ask(self, message: Mapping[str, Any]) -> tuple[str | None, Direction | None]:
+        """Read feeder and direction of a discover."""
+        ask = self.dialect.parse_discover(message)
+        return ask.feeder_id, ask.direction
+
+    def read_offers(self, message: Mapping[str, Any], bpp_id: str, bpp_uri: str) -> tuple[Offer, ...]:
+        """Read the offers of an on_discover."""
+        return self.dialect.parse_offers(message, None, bpp_id=bpp_id, bpp_uri=bpp_uri) or ()
+
+    def read_contract(self, action: str, message: Mapping[str, Any]) -> ContractView:
+        """Read the contract of any other callback.
+
+        Raises:
+            BecknRefusal: It cannot be read, or there is none.
+        """
+        view = self.dialect.parse_reply(self.dialect.verb(action) or action, message, None)
+        if view is None:
+            raise BecknRefusal("SCH_REQUIRED_FIELD_MISSING", f"{action} holds no order", path="/message")
+        return view
+
+    def say_offers(self, offers: Sequence[Offer]) -> Message:
+        """Write the ``message`` of an on_discover."""
+        return self.dialect.on_discover_message(offers)
 
 
-def _read_offers(message: Mapping[str, Any], bpp_id: str, bpp_uri: str) -> tuple[Offer, ...]:
-    return v2.parse_on_discover(message, bpp_id=bpp_id, bpp_uri=bpp_uri)
-
-
-def _read_ask(message: Mapping[str, Any]) -> tuple[str | None, Direction | None]:
-    ask = v2.parse_discover(message)
-    return ask.feeder_id, ask.direction
-
-
-V2 = Speech(
-    generation="2.0",
-    version=VERSION,
-    names=_V2_NAMES,
-    order_root="contract",
-    ask_open=lambda: {"intent": {"textSearch": "flexibility"}},
-    select=v2.select_message,
-    init=v2.init_message,
-    confirm=v2.confirm_message,
-    status=v2.status_message,
-    cancel=v2.cancel_message,
-    read_offers=_read_offers,
-    read_contract=v2.parse_contract,
-    read_order=v2.parse_order,
-    read_ask=_read_ask,
-    say_offers=v2.on_discover_message,
-    say_contract=v2.contract_message,
-)
-
-SPEECHES: Mapping[str, Speech] = {V2.generation: V2}
-"""By generation, as far as they are spoken here."""
+SPEECHES: Mapping[str, Speech] = {dialect.generation.value: Speech(dialect) for dialect in (V2, V1)}
+"""By generation, as the command line names them."""

@@ -26,9 +26,7 @@ from fluxeon.conformance.speech import Speech
 from fluxeon.conformance.transport import Transport
 from fluxeon.errors import CommandFailed
 from gateway.beckn.client import BecknClient
-from gateway.beckn.envelope import ack_body
 from gateway.beckn.resolver import Participant, RegistryClient
-from gateway.beckn.schema import MessageSchemas
 from gateway.beckn.signing import Signer, bare_signature, generate_private_key, parse_authorization
 from gateway.beckn.verify import Role, VerifiedMessage, verify_inbound
 from gateway.clock import Clock
@@ -99,7 +97,7 @@ class Station:
         self.clock = clock
         self.domain = domain
         self.transport = Transport()
-        self.schemas = MessageSchemas.load()
+        self.languages = speech.languages()
         self.arrivals: list[Arrival] = []
         self.busy: defaultdict[str, int] = defaultdict(int)
         """Action -> how many of its next messages are answered 503."""
@@ -242,7 +240,7 @@ class Station:
             body=body,
             headers=headers,
             resolver=self.registry,
-            schemas=self.schemas,
+            schemas=self.languages,
             own_id=identity.id,
             role=self.role,
             now=self.clock(),
@@ -251,11 +249,13 @@ class Station:
 
     def _acknowledge(self, identity: Identity, arrival: Arrival) -> web.Response:
         message_id = arrival.context(self.speech.member("message_id"))
-        body = ack_body(message_id if isinstance(message_id, str) else "")
+        body = self.speech.dialect.ack_body(message_id if isinstance(message_id, str) else "")
         try:
             chain = parse_authorization(arrival.headers.get("authorization", "")).signature
         except BecknRefusal:
             chain = None
+        if not self.speech.dialect.signs_answers:
+            return web.Response(body=body, content_type="application/json")
         signature = identity.signer.authorization(body, now=self.clock(), request_signature=chain)
         return web.Response(body=body, content_type="application/json", headers={"Signature": signature})
 
@@ -348,6 +348,7 @@ class Station:
                         domain=self.domain if name == "me" else f"{self.domain}:conformance",
                         valid_from=now,
                         valid_until=now + life,
+                        version=self.speech.version,
                     )
                 except PeerUnavailable as exc:
                     raise CommandFailed(f"cannot register at the registry: {exc.detail}") from exc

@@ -17,6 +17,7 @@ TOO_LARGE = {400, 413}
 OVERSIZE_BYTES = 2 * 1024 * 1024
 """Over the bound of every action but a catalogue's."""
 CATALOGUE_OVERSIZE_BYTES = 9 * 1024 * 1024
+_CATALOGUES = ("on_discover", "on_search")
 PROMPT_MS = 50.0
 CUT_WITHIN_S = 20.0
 SLOW_EVERY_S = 0.5
@@ -236,7 +237,7 @@ CASES: tuple[Case, ...] = (
         "BODY-016",
         "a body over the bound",
         lambda session, draft: draft.shot(
-            _padded(draft, CATALOGUE_OVERSIZE_BYTES if "discover" in draft.action else OVERSIZE_BYTES)
+            _padded(draft, CATALOGUE_OVERSIZE_BYTES if draft.action in _CATALOGUES else OVERSIZE_BYTES)
             if session.role == "bap"
             else _padded(draft, OVERSIZE_BYTES)
         ),

@@ -327,7 +327,8 @@ async def _on_init(session: Session) -> None:
     draft = draft_for(session, "init")
     body = draft.body()
     # What the reference adapter emits: the fourth line holds the whole header.
-    shot = draft.shot(body, draft.authorization(body, chain=draft.request_header))
+    chain = draft.request_header if draft.request_signature else None
+    shot = draft.shot(body, draft.authorization(body, chain=chain))
     session.facts["on_init"] = (draft, shot)
     expect.ack(await session.send(shot))
     came = await session.arrival("confirm")
@@ -514,6 +515,8 @@ def _other_contract(session: Session) -> Shot:
 
 async def _foreign_offers(session: Session) -> None:
     """A catalogue that sells in another seller's name."""
+    if session.speech.generation != "2.0":
+        raise NotApplicable("a v1.1 catalogue names no BPP")
     draft: Draft = session.fact("on_discover")
 
     def edit(message: dict[str, Any]) -> None:

@@ -8,8 +8,10 @@ from fluxeon.conformance.case import Case, Level
 from fluxeon.conformance.draft import Draft
 from fluxeon.conformance.session import Session
 
+V1_ONLY = frozenset({"1.1"})
 V2_ONLY = frozenset({"2.0"})
 MODEL = "Beckn v2.0.0 Contract model: required members, closed objects, enumerations"
+ORDER = "Beckn v1.1 Order: Scalar and Price values are decimal text; status is an enumeration"
 ENVELOPE = "Beckn envelope: message and its root member"
 
 Edit = Callable[[dict[str, Any]], None]
@@ -50,6 +52,15 @@ def _root(session: Session, value: Any) -> Edit:
 def _commitment(document: dict[str, Any]) -> dict[str, Any]:
     first: dict[str, Any] = document["message"]["contract"]["commitments"][0]
     return first
+
+
+def _item(document: dict[str, Any]) -> dict[str, Any]:
+    first: dict[str, Any] = document["message"]["order"]["items"][0]
+    return first
+
+
+def _measure(document: dict[str, Any], value: Any) -> None:
+    _item(document)["quantity"]["selected"]["measure"]["value"] = value
 
 
 async def _names_the_path(session: Session) -> None:
@@ -149,6 +160,46 @@ CASES: tuple[Case, ...] = (
         "commitments under the names of v1.1",
         lambda _, document: document["message"].update(contract={"items": [{"id": "x"}]}),
         "Do not read a v1.1 order as a v2.0.0 contract: 400.",
+    ),
+    _spoilt(
+        "SCH-101",
+        "a quantity as a JSON number",
+        lambda _, document: _measure(document, 5),
+        "Scalar.value is decimal text in v1.1: 400 for a number.",
+        spec=ORDER,
+        generations=V1_ONLY,
+    ),
+    _spoilt(
+        "SCH-102",
+        "a quantity that is no decimal",
+        lambda _, document: _measure(document, "five"),
+        "Scalar.value matches [+-]?([0-9]*[.])?[0-9]+: 400 for anything else.",
+        spec=ORDER,
+        generations=V1_ONLY,
+    ),
+    _spoilt(
+        "SCH-103",
+        "an order status nobody has published",
+        lambda _, document: document["message"]["order"].update(status="CONFIRMED"),
+        "Order.status is ACTIVE, COMPLETE or CANCELLED: 400.",
+        spec=ORDER,
+        generations=V1_ONLY,
+    ),
+    _spoilt(
+        "SCH-104",
+        "items under one key instead of in a list",
+        lambda _, document: document["message"]["order"].update(items=_item(document)),
+        "Order.items is a list: 400, not 500.",
+        spec=ORDER,
+        generations=V1_ONLY,
+    ),
+    _spoilt(
+        "SCH-105",
+        "a contract of v2.0.0",
+        lambda _, document: document.update(message={"contract": {"commitments": [{"id": "c1"}]}}),
+        "Do not read a v2.0.0 contract as a v1.1 order: 400.",
+        spec=ORDER,
+        generations=V1_ONLY,
     ),
     Case(
         id="SCH-014",

@@ -95,7 +95,7 @@ def _transaction(session: Session, arrival: Arrival) -> Any:
 def view_of(session: Session, exchange: Exchange) -> ContractView:
     """Read the contract of a callback."""
     try:
-        return session.speech.read_contract(exchange.callback.message)
+        return session.speech.read_contract(exchange.callback.action, exchange.callback.message)
     except BecknRefusal as exc:
         raise Mismatch("a contract that can be read", f"{exc.path}: {exc.detail}") from exc
 
@@ -242,7 +242,8 @@ async def _complete(session: Session) -> None:
         lambda arrival: (
             _transaction(session, arrival) == of.transaction_id
             and arrival.verified is not None
-            and session.speech.read_contract(arrival.message).status is ContractStatus.COMPLETE
+            and session.speech.read_contract(arrival.action, arrival.message).status
+            is ContractStatus.COMPLETE
         ),
         session.patience_s,
         since=since,
@@ -313,6 +314,8 @@ async def _ack_signature(session: Session) -> None:
 
 async def signed_by_target(session: Session, reply: Reply, shot: Shot) -> None:
     """Insist on the Ack's Signature header: by the target's key, over these bytes, chained to ours."""
+    if not session.speech.dialect.signs_answers:
+        raise NotApplicable(f"answers of generation {session.speech.generation} are not signed")
     header = reply.headers.get("signature")
     if header is None:
         raise Mismatch("a Signature header on the Ack", "none")
@@ -384,6 +387,8 @@ async def _fresh(session: Session) -> None:
 
 
 async def _chained(session: Session) -> None:
+    if not session.speech.dialect.chains_callbacks:
+        raise NotApplicable(f"callbacks of generation {session.speech.generation} are not chained")
     for exchange in _exchanges(session):
         verified = exchange.callback.verified
         variant = verified.variant if verified else "none"
@@ -469,10 +474,13 @@ async def not_active(session: Session, draft: Draft, expected: str) -> None:
     if answer.kind is not AnswerKind.ACK:
         expect.that(0 < reply.status < 500, expected, reply.shown())
         return
-    came = await session.arrival(f"on_{draft.action}", message_id=draft.message_id)
+    came = await session.station.wait(
+        lambda each: each.action == f"on_{draft.action}" and _message_id(session, each) == draft.message_id,
+        session.patience_s,
+    )
     if came is None:
         return
-    status = session.speech.read_contract(came.message).status
+    status = session.speech.read_contract(came.action, came.message).status
     expect.that(status is ContractStatus.CANCELLED, expected, f"an Ack and a contract that is {status}")
 
 
