@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import get
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from gateway.audit.story import entries_from, search, story_of
-from gateway.runtime import Runtime
+from gateway.routes.wiring import Running
 
 
 @get("/audit/obp/{obp_id:str}", tags=["audit"], summary="The whole story of an OBP id")
-async def story(obp_id: str, runtime: Runtime) -> dict[str, Any]:
+async def story(obp_id: FromPath[str], runtime: Running) -> dict[str, Any]:
     """Tell everything recorded about one OBP id, from the reading that triggered it to settlement."""
     return await runtime.ledger.read(lambda c: story_of(c, obp_id))
 
@@ -19,14 +19,16 @@ async def story(obp_id: str, runtime: Runtime) -> dict[str, Any]:
 @get("/audit/obp", tags=["audit"], summary="Search orders")
 async def search_orders(
     *,
-    runtime: Runtime,
-    feeder_id: str | None = None,
-    der_id: str | None = None,
-    aggregator_id: str | None = None,
-    from_at: Annotated[datetime | None, Parameter(query="from", description="RFC 3339, wall time")] = None,
-    to_at: Annotated[datetime | None, Parameter(query="to", description="RFC 3339, wall time")] = None,
-    cursor: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+    runtime: Running,
+    feeder_id: FromQuery[str | None] = None,
+    der_id: FromQuery[str | None] = None,
+    aggregator_id: FromQuery[str | None] = None,
+    from_at: Annotated[
+        datetime | None, QueryParameter(name="from", description="RFC 3339, wall time")
+    ] = None,
+    to_at: Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339, wall time")] = None,
+    cursor: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Find OBP ids by feeder, DER, aggregator and time; page on with ``cursor``."""
     return await runtime.ledger.read(
@@ -45,9 +47,9 @@ async def search_orders(
 
 @get("/audit/entries", tags=["audit"], summary="Journal entries in order")
 async def entries(
-    runtime: Runtime,
-    from_seq: Annotated[int, Parameter(ge=1)] = 1,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+    runtime: Running,
+    from_seq: Annotated[int, QueryParameter(ge=1)] = 1,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Page through the journal."""
     return await runtime.ledger.read(lambda c: entries_from(c, from_seq, limit))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 
 from gateway.beckn.dialect import claimed_dialect
 from gateway.beckn.intake import check_media, joined_headers, read_body
@@ -11,6 +12,7 @@ from gateway.beckn.verify import challenge_headers, claimed_message_id, verify_i
 from gateway.errors import BecknRefusal, GatewayError, StoreError
 from gateway.routes.guards import OPEN
 from gateway.routes.schema_notes import BECKN_BODY
+from gateway.routes.wiring import Running
 from gateway.runtime import Runtime
 
 JSON = "application/json"
@@ -27,7 +29,9 @@ JSON = "application/json"
     # The bound of each action is kept while reading.
     request_max_body_size=None,
 )
-async def receive_callback(action: str, request: Request[Any, Any, Any], runtime: Runtime) -> Response[bytes]:
+async def receive_callback(
+    action: FromPath[str], request: Request[Any, Any, Any], runtime: Running
+) -> Response[bytes]:
     """Verify, correlate and take in one callback."""
     headers = joined_headers(request.headers.multi_items())
     body = b""

@@ -5,17 +5,18 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get, put
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from gateway.errors import InvalidRequest, NotFound
 from gateway.feeders import Assessment, Feeder, FeederConfig, ForecastSlot, parse_config
 from gateway.routes.guards import caller_of
 from gateway.routes.schema_notes import FEEDER_BODY
+from gateway.routes.wiring import Running
 from gateway.runtime import Runtime
 from gateway.telemetry.reading import MAX_FEEDER_ID_CHARS
 from ml.features import FEATURE_NAMES
 
-FeederId = Annotated[str, Parameter(description="id of the feeder", required=True)]
+FeederId = Annotated[str, QueryParameter(description="id of the feeder", required=True)]
 
 
 class FeederView(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +96,13 @@ def assessed(runtime: Runtime, feeder_id: str) -> tuple[Feeder, Assessment]:
 
 
 @get("/config/feeders", tags=["configuration"], summary="List feeders", sync_to_thread=False)
-def list_feeders(runtime: Runtime) -> list[FeederView]:
+def list_feeders(runtime: Running) -> list[FeederView]:
     """List every feeder."""
     return [view(feeder) for feeder in runtime.roster.values()]
 
 
 @get("/config/feeders/{feeder_id:str}", tags=["configuration"], summary="One feeder", sync_to_thread=False)
-def get_feeder(feeder_id: str, runtime: Runtime) -> FeederView:
+def get_feeder(feeder_id: FromPath[str], runtime: Running) -> FeederView:
     """Show one feeder."""
     return view(runtime.roster[feeder_id])
 
@@ -112,7 +113,9 @@ def get_feeder(feeder_id: str, runtime: Runtime) -> FeederView:
     summary="Configure a feeder",
     operation_class=FEEDER_BODY,
 )
-async def put_feeder(feeder_id: str, request: Request[Any, Any, Any], runtime: Runtime) -> FeederView:
+async def put_feeder(
+    feeder_id: FromPath[str], request: Request[Any, Any, Any], runtime: Running
+) -> FeederView:
     """Set a feeder's whole configuration; the change is journalled."""
     if not feeder_id.isprintable() or len(feeder_id) > MAX_FEEDER_ID_CHARS:
         raise InvalidRequest(f"feeder_id must have 1 to {MAX_FEEDER_ID_CHARS} printable characters")
@@ -123,7 +126,7 @@ async def put_feeder(feeder_id: str, request: Request[Any, Any, Any], runtime: R
 
 
 @get("/prediction/horizon", tags=["insight"], summary="Forecast of the next hour", sync_to_thread=False)
-def horizon(feeder_id: FeederId, runtime: Runtime) -> Horizon:
+def horizon(feeder_id: FeederId, runtime: Running) -> Horizon:
     """Show the newest forecast of a feeder's load without our orders."""
     _, assessment = assessed(runtime, feeder_id)
     return Horizon(
@@ -135,7 +138,7 @@ def horizon(feeder_id: FeederId, runtime: Runtime) -> Horizon:
 
 
 @get("/features/vector", tags=["insight"], summary="The feature vector", sync_to_thread=False)
-def feature_vector(feeder_id: FeederId, runtime: Runtime) -> FeatureVector:
+def feature_vector(feeder_id: FeederId, runtime: Running) -> FeatureVector:
     """Show the features behind the newest forecast."""
     feeder, assessment = assessed(runtime, feeder_id)
     return FeatureVector(
@@ -147,7 +150,7 @@ def feature_vector(feeder_id: FeederId, runtime: Runtime) -> FeatureVector:
 
 
 @get("/classification/state", tags=["insight"], summary="State of a feeder", sync_to_thread=False)
-def classification_state(feeder_id: FeederId, runtime: Runtime) -> StateView:
+def classification_state(feeder_id: FeederId, runtime: Running) -> StateView:
     """Show the newest state decision."""
     feeder, assessment = assessed(runtime, feeder_id)
     return StateView(

@@ -6,7 +6,7 @@ import msgspec
 from litestar import MediaType, Response, get
 
 from gateway.routes.guards import OPEN
-from gateway.runtime import Runtime
+from gateway.routes.wiring import Running
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ def live() -> dict[Literal["live"], bool]:
 
 
 @get("/health/ready", opt=OPEN, tags=["health"], summary="Store, model and key are usable")
-async def ready(runtime: Runtime) -> Response[Readiness]:
+async def ready(runtime: Running) -> Response[Readiness]:
     """Say whether own store, model and key are usable; 503 where one is not.
 
     A missing model does not stop the gateway: the stated threshold rule stands in, alarmed.
@@ -51,6 +51,6 @@ async def ready(runtime: Runtime) -> Response[Readiness]:
     media_type=MediaType.TEXT,
     sync_to_thread=False,
 )
-def metrics(runtime: Runtime) -> bytes:
+def metrics(runtime: Running) -> bytes:
     """Give every figure in the Prometheus text format."""
     return runtime.metrics.render()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from sqlalchemy import Connection, select
 
 from gateway.audit.chain import parse_entry
@@ -19,7 +19,7 @@ from gateway.flex.plan import FlexPlan, RankWeights
 from gateway.orders.order import AGREED, NEGOTIATING, TERMINAL, Move, Order, OrderState
 from gateway.routes.feeders import assessed
 from gateway.routes.guards import caller_of
-from gateway.runtime import Runtime
+from gateway.routes.wiring import Running
 from gateway.store.tables import alarm, journal_entry
 from gateway.trading.buyer import bookings_of
 from gateway.trading.desk import booking_orders, load_order, orders_where
@@ -197,10 +197,12 @@ def order_stats(orders: Iterable[Order]) -> OrderStats:
 
 @get("/beckn/orders", tags=["orders"], summary="List orders, newest first")
 async def list_orders(
-    runtime: Runtime,
-    order_state: Annotated[str | None, Parameter(query="state", description="for example COMPLETED")] = None,
-    feeder_id: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 1000,
+    runtime: Running,
+    order_state: Annotated[
+        str | None, QueryParameter(name="state", description="for example COMPLETED")
+    ] = None,
+    feeder_id: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
 ) -> list[OrderView]:
     """List orders with their moves."""
     states = None
@@ -217,20 +219,20 @@ async def list_orders(
 
 
 @get("/beckn/orders/stats", tags=["orders"], summary="SLA and success figures", sync_to_thread=False)
-def stats(runtime: Runtime) -> OrderStats:
+def stats(runtime: Running) -> OrderStats:
     """Show counts, volumes and latencies over all orders."""
     return order_stats(runtime.floor.orders)
 
 
 @get("/beckn/orders/{order_id:str}", tags=["orders"], summary="One order")
-async def get_order(order_id: str, runtime: Runtime) -> OrderView:
+async def get_order(order_id: FromPath[str], runtime: Running) -> OrderView:
     """Show one order with its moves."""
     return order_view(await runtime.ledger.read(lambda c: load_order(c, order_id)))
 
 
 @post("/beckn/orders/{order_id:str}/cancel", status_code=202, tags=["orders"], summary="Cancel an order")
 async def cancel_order(
-    order_id: str, data: CancelRequest, request: Request[Any, Any, Any], runtime: Runtime
+    order_id: FromPath[str], data: JSONBody[CancelRequest], request: Request[Any, Any, Any], runtime: Running
 ) -> OrderView:
     """Withdraw from an order; a confirmed one is cancelled with its seller over Beckn."""
     by = caller_of(request).name
@@ -238,7 +240,7 @@ async def cancel_order(
 
 
 @get("/catalogue", tags=["market"], summary="DER candidates", sync_to_thread=False)
-def catalogue(runtime: Runtime, feeder_id: str | None = None) -> list[CatalogueRow]:
+def catalogue(runtime: Running, feeder_id: FromQuery[str | None] = None) -> list[CatalogueRow]:
     """List the normalised DER flexibility catalogue as sellers last published it."""
     offers = runtime.catalogue.at(feeder_id) if feeder_id is not None else runtime.catalogue.everything()
     return [
@@ -256,7 +258,7 @@ def catalogue(runtime: Runtime, feeder_id: str | None = None) -> list[CatalogueR
 
 
 @get("/optimization/plan", tags=["insight"], summary="The last plan of a feeder")
-async def last_plan(feeder_id: str, runtime: Runtime) -> dict[str, Any]:
+async def last_plan(feeder_id: FromQuery[str], runtime: Running) -> dict[str, Any]:
     """Show the last plan as journalled: every DER taken or passed over, with the reason."""
     runtime.roster[feeder_id]
     return await runtime.ledger.read(lambda c: _last_plan(c, feeder_id))
@@ -276,7 +278,7 @@ def _last_plan(connection: Connection, feeder_id: str) -> dict[str, Any]:
 
 
 @post("/optimization/plan", status_code=200, tags=["insight"], summary="Plan without ordering")
-async def dry_run(data: PlanRequest, runtime: Runtime) -> FlexPlan:
+async def dry_run(data: JSONBody[PlanRequest], runtime: Running) -> FlexPlan:
     """Plan for a feeder's newest forecast without ordering anything."""
     feeder, assessment = assessed(runtime, data.feeder_id)
     if feeder.config is None or not assessment.forecast:
@@ -319,9 +321,9 @@ def forecast_rows(feeder: Feeder) -> tuple[ForecastRow, ...]:
 
 @get("/alarms", tags=["orders"], summary="Alarms, newest first")
 async def list_alarms(
-    runtime: Runtime,
-    standing: bool = False,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 200,
+    runtime: Running,
+    standing: FromQuery[bool] = False,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 200,
 ) -> list[AlarmView]:
     """List alarms; ``standing=true`` for those not cleared."""
 

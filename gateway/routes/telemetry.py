@@ -7,7 +7,7 @@ from litestar import Request, post
 from gateway.pipeline import TelemetryAnswer
 from gateway.routes.bodies import json_body
 from gateway.routes.schema_notes import TELEMETRY_BODY
-from gateway.runtime import Runtime
+from gateway.routes.wiring import Running
 
 
 @post(
@@ -24,6 +24,6 @@ from gateway.runtime import Runtime
     ),
     operation_class=TELEMETRY_BODY,
 )
-async def post_telemetry(request: Request[Any, Any, Any], runtime: Runtime) -> TelemetryAnswer:
+async def post_telemetry(request: Request[Any, Any, Any], runtime: Running) -> TelemetryAnswer:
     """Take a batch of readings in."""
     return await runtime.pipeline.handle_telemetry(await json_body(request))
