@@ -187,18 +187,18 @@ class Pipeline:
         """Windows -> outlooks -> states -> one transaction -> messages on their way."""
         if not fresh:
             return {}
-        advances = self._advance(fresh, now)
-        rated = [one for one in advances if one.feeder.rating_kw is not None]
-        found = outlooks(self._forecaster, rated)
-        verdicts = [_judge(one.feeder, found.get(one.feeder.feeder_id)) for one in advances]
-        decided_at = self._clock()  # the detection clock starts here, at the decision
         try:
+            advances = self._advance(fresh, now)
+            rated = [one for one in advances if one.feeder.rating_kw is not None]
+            found = outlooks(self._forecaster, rated)
+            verdicts = [_judge(one.feeder, found.get(one.feeder.feeder_id)) for one in advances]
+            decided_at = self._clock()  # the detection clock starts here, at the decision
             outcomes, work = await self._ledger.commit(
                 lambda work: self._write(work, fresh, verdicts, received_at=now, detected_at=decided_at)
             )
         except BaseException:
             # Memory has moved on, the disk has not: go back to what is stored.
-            await self._roster.reload({one.feeder.feeder_id for one in advances})
+            await self._roster.reload({one.feeder_id for one in fresh})
             raise
         for verdict in verdicts:
             feeder, saved = _saved(verdict, outcomes.get(verdict.feeder.feeder_id))

@@ -13,6 +13,7 @@ from gateway.feeders import Feeder, FeederConfig, SavedFeeder
 from gateway.store.sql import insert_missing, upsert
 from gateway.store.tables import feeder as feeder_table
 from gateway.store.tables import feeder_state, reading
+from gateway.telemetry.quality import assess_quality, usable_for_trading
 from gateway.telemetry.reading import Reading
 from gateway.telemetry.window import FeederWindow
 from gateway.trading.work import Ledger, Work
@@ -206,6 +207,8 @@ def _restore(connection: Connection, feeder: Feeder) -> bool:
             [np.nan if row.temperature_c is None else row.temperature_c for row in rows], dtype=np.float32
         ),
     )
+    quality = assess_quality(feeder.window.history().load_kw, feeder.rating_kw, feeder.window.step_min)
+    feeder.quality = (quality, usable_for_trading(quality))
     stored = connection.execute(
         select(feeder_state.c.memory, feeder_state.c.learned).where(
             feeder_state.c.feeder_id == feeder.feeder_id
