@@ -131,6 +131,7 @@ NEVER_COMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("defect", "case_id"), SELLER_DEFECTS.items())
 async def test_each_defect_of_a_seller_is_found_by_its_case(defect, case_id, portfolio, tmp_path):
     # What is acted on although refused shows only where something was refused.
@@ -142,6 +143,7 @@ async def test_each_defect_of_a_seller_is_found_by_its_case(defect, case_id, por
     assert found[case_id].mend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("defect", "case_id"), BUYER_DEFECTS.items())
 async def test_each_defect_of_a_buyer_is_found_by_its_case(defect, case_id):
     also = ("SIG-009",) if defect == "acts-on-what-it-refuses" else ()
