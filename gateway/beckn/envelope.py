@@ -313,5 +313,15 @@ def compact_json(value: Any) -> bytes:
     Raises:
         ValueError: A number is NaN or infinite, or a text holds a lone surrogate.
     """
+    try:
+        body = msgspec.json.encode(value)
+    except (TypeError, OverflowError):
+        return _standard_json(value)
+    # A number that is none is written as null there, without a word: look whether it was one.
+    return _standard_json(value) if b"null" in body else body
+
+
+def _standard_json(value: Any) -> bytes:
+    """Encode with the standard library: slower, says what it refuses, takes every kind of number."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()

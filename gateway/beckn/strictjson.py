@@ -9,6 +9,7 @@ messages (RFC 8259, section 4, leaves a repeated key open).
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -19,7 +20,8 @@ MAX_DEPTH = 64
 """Levels of objects and arrays; messages in the field use about a dozen."""
 
 _JSON = msgspec.json.Decoder()
-_QUOTE_AND_BLANK = (b'" ', b'"\n', b'"\r', b'"\t')
+_BLANK_AND_COLON = ((b"\n", b"\n:"), (b"\r", b"\r:"), (b"\t", b"\t:"))
+"""A byte that is found quickly or, mostly, is not there at all; and the pair it would have to be in."""
 
 
 def decode_strictly(body: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
@@ -43,32 +45,35 @@ def decode_strictly(body: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 def _count_members(document: Any, max_depth: int) -> int:
     """Count the members of all objects, refusing to go deeper than ``max_depth`` levels."""
-    members = 0
-
-    def walk(node: Any, depth: int) -> None:
-        nonlocal members
+    members = depth = 0
+    level: list[Any] = [document] if isinstance(document, dict | list) else []
+    while level:
+        depth += 1
         if depth > max_depth:
             raise ValueError(f"nested deeper than {max_depth} levels")
-        if type(node) is dict:
-            members += len(node)
-        for child in node.values() if type(node) is dict else node:
-            kind = type(child)
-            if kind is dict or kind is list:
-                walk(child, depth + 1)
-
-    if isinstance(document, dict | list):  # anything else has no levels at all
-        walk(document, 1)
+        below: list[Any] = []
+        for node in level:
+            if type(node) is dict:
+                members += len(node)
+                children: Iterable[Any] = node.values()
+            else:
+                children = node
+            for child in children:
+                kind = type(child)
+                if kind is dict or kind is list:
+                    below.append(child)
+        level = below
     return members
 
 
 def _count_keys(body: bytes) -> int:
     """Count the keys in valid JSON text: exactly or too many, or -1 where that cannot be promised.
 
-    Every key ends in a quote, and a colon follows. Unless there may be blanks between the two, each key
-    is counted; strings that hold such a pair themselves only add to the count. So where the count
-    equals the number of members decoded, no key was there twice.
+    Every key ends in a quote, and a colon follows. Unless there are blanks before some colon, each key is
+    counted; strings that hold such a pair themselves only add to the count. So where the count equals
+    the number of members decoded, no key was there twice.
     """
-    if any(pair in body for pair in _QUOTE_AND_BLANK):
+    if b" :" in body or any(blank in body and pair in body for blank, pair in _BLANK_AND_COLON):
         return -1
     return body.count(b'":')
 

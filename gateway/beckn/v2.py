@@ -87,18 +87,21 @@ def schema_context(message: Mapping[str, Any]) -> tuple[str, ...]:
     Data passed on unread (constraints, proofs) may call anything a context; only web addresses are
     listed, because ``schemaContext`` takes nothing else.
     """
-    found: set[str] = set()
-    stack: list[Any] = [message]
+    named: set[str] = set()
+    stack: list[Any] = [dict(message)]
     while stack:
         value = stack.pop()
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             url = value.get("@context")
-            if isinstance(url, str) and _ADDRESS.fullmatch(url):
-                found.add(url)
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
-    return tuple(sorted(found))
+            if isinstance(url, str):
+                named.add(url)
+            value = value.values()
+        for inner in value:
+            # Most of a catalogue is texts and numbers: only what can hold a context is looked at again.
+            kind = type(inner)
+            if kind is dict or kind is list:
+                stack.append(inner)
+    return tuple(sorted(url for url in named if _ADDRESS.fullmatch(url)))
 
 
 def _pack(pack: str, **members: Any) -> dict[str, Any]:

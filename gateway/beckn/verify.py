@@ -384,7 +384,6 @@ def read_context(document: Mapping[str, Any], body: bytes, languages: Languages)
     """
     raw = document.get("context")
     version = raw.get("version") if isinstance(raw, Mapping) else None
-    dialect = claimed_dialect(body, default=languages.default)
     if isinstance(version, str):
         accepted = languages.of(version)
         if accepted is None:
@@ -394,6 +393,8 @@ def read_context(document: Mapping[str, Any], body: bytes, languages: Languages)
                 path="/context/version",
             )
         dialect = accepted
+    else:
+        dialect = claimed_dialect(body, default=languages.default)
     try:
         context = dialect.parse_context(raw)
     except BecknRefusal as exc:
