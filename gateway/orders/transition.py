@@ -322,7 +322,8 @@ def terms_fault(order: Order, view: ContractView) -> str | None:
     if view.price_per_kwh is not None and Decimal(view.price_per_kwh) > Decimal(terms.price_per_kwh):
         return f"price {view.price_per_kwh} per kWh, offered was {terms.price_per_kwh}"
     known = order.contract.contract_id if order.contract is not None else None
-    if known is not None and view.contract_id not in (None, known):
+    # A contract may go under our own number until its seller gives it one.
+    if known not in (None, terms.obp_id) and view.contract_id not in (None, known):
         return f"contract id changed from {known} to {view.contract_id}"
     if view.obp_id not in (None, terms.obp_id):
         return f"OBP id {view.obp_id} is not ours"

@@ -244,6 +244,10 @@ def _contract(
     if view is None:
         # Only an error about an order that stays as it is: silence, as far as its life cycle goes.
         return Reception(answer=answer, feeder_id=order.feeder_id, order_id=order.order_id)
+    if message.verb == "on_init" and view.contract_id is None:
+        # Where a generation lets a buyer name the order, it is named now; the seller may name it anew.
+        named = message.dialect.reference(order.terms, view)
+        view = msgspec.structs.replace(view, contract_id=named)
     lost = desk.apply(
         work,
         order,
