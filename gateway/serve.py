@@ -1,5 +1,6 @@
 """Run the gateway as a process."""
 
+import gc
 import logging
 import socket
 import sys
@@ -78,6 +79,9 @@ class _AnnouncingServer(uvicorn.Server):
         await super().startup(sockets=sockets)
         if not self.started:
             return
+        # What is alive now stays: a full collection over it would stop the loop for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         print(f"FLUXEON gateway listening on {self._base}", flush=True)  # noqa: T201
         token = self._app.state.runtime.first_token
         if token is not None:

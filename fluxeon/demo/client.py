@@ -107,6 +107,14 @@ class RejectionRow(msgspec.Struct, frozen=True, kw_only=True):
     feeder_id: str | None = None
 
 
+class _RejectedFacts(msgspec.Struct, frozen=True, kw_only=True):
+    rejected: tuple[RejectionRow, ...]
+
+
+class _NothingAcceptable(msgspec.Struct, frozen=True, kw_only=True):
+    facts: _RejectedFacts
+
+
 class TelemetryRow(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ``POST /telemetry``."""
 
@@ -136,6 +144,10 @@ class _CatalogueRow(msgspec.Struct, frozen=True, kw_only=True):
 class _ClockAnswer(msgspec.Struct, frozen=True, kw_only=True):
     relief: dict[str, float]
     callbacks: int
+
+
+class _WaitingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    callbacks_waiting: int
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +252,12 @@ class SellerApi:
         answer = _read(f"{self._endpoint.name}: POST /control/clock", status, body, _ClockAnswer)
         return Tick(relief_kw=answer.relief, callbacks=answer.callbacks)
 
+    async def waiting(self) -> int:
+        """Count the reports it has not delivered yet."""
+        status, body = await _request(self._http, self._endpoint, "GET", "/control/waiting")
+        answer = _read(f"{self._endpoint.name}: GET /control/waiting", status, body, _WaitingAnswer)
+        return answer.callbacks_waiting
+
 
 async def _request(
     http: aiohttp.ClientSession,
@@ -279,6 +297,5 @@ def _read(what: str, status: int, body: bytes, kind: type[Shape]) -> Shape:
 
 
 def _rejections(body: bytes) -> tuple[RejectionRow, ...]:
-    """Rejections inside a problem document."""
-    document = msgspec.json.decode(body)
-    return tuple(msgspec.convert(document.get("rejected", []), type=list[RejectionRow]))
+    """Rejections inside the problem document of a batch without an acceptable reading."""
+    return msgspec.json.decode(body, type=_NothingAcceptable).facts.rejected

@@ -32,6 +32,8 @@ SETTLE_WITHIN_S = 90.0
 FIRST_POLL_S = 0.03
 """Nothing is agreed sooner: asking earlier would only slow the negotiation down."""
 SLOWEST_POLL_S = 0.1
+REPORTS_POLL_S = 0.01
+REPORTS_AT_MOST_S = 2.0
 ORDERS_EVERY_S = 0.5
 """How often orders are looked at while some are open and nothing is known to have happened."""
 CLOCK_STEP = timedelta(minutes=15)
@@ -175,7 +177,23 @@ class Replay:
         if at > self._ticked_at:
             self._relief.record(self._ticked_at, at, [tick.relief_kw for tick in ticks])
         self._ticked_at = at
-        self._callbacks_due = self._callbacks_due or any(tick.callbacks for tick in ticks)
+        reporting = [
+            seller for seller, tick in zip(self._sellers.values(), ticks, strict=True) if tick.callbacks
+        ]
+        if reporting:
+            self._callbacks_due = True
+            await self._reports_delivered(reporting)
+
+    async def _reports_delivered(self, sellers: Sequence[SellerApi]) -> None:
+        """Let sellers' reports arrive before the next readings are posted.
+
+        In real time there are minutes between the end of a delivery and the reading that covers it;
+        here there would be a millisecond, and both would compete for the machine.
+        """
+        deadline = time.monotonic() + REPORTS_AT_MOST_S
+        for seller in sellers:
+            while await seller.waiting() and time.monotonic() < deadline:
+                await asyncio.sleep(REPORTS_POLL_S)
 
     async def _take(self, answer: TelemetryRow) -> None:
         """Read a telemetry answer; hold while something it caused is being negotiated."""

@@ -287,6 +287,13 @@ def create_bpp(settings: BppSettings, *, clock: Clock) -> Litestar:
         document = {**seller.state(), "callbacks_waiting": aggregator.sender.waiting}
         return Response(msgspec.json.encode(document), media_type="application/json")
 
+    @get("/control/waiting")
+    async def show_waiting(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Count the callbacks that have not been delivered yet."""
+        _check_token(request, settings.control_token)
+        document = {"callbacks_waiting": aggregator.sender.waiting}
+        return Response(msgspec.json.encode(document), media_type="application/json")
+
     @get("/health/ready")
     async def ready() -> Response[bytes]:
         """Say whether requests can be taken; whether the registry knows us stands beside it."""
@@ -296,7 +303,7 @@ def create_bpp(settings: BppSettings, *, clock: Clock) -> Litestar:
         return Response(msgspec.json.encode(document), media_type="application/json")
 
     return Litestar(
-        [beckn, set_clock, show_state, ready],
+        [beckn, set_clock, show_state, show_waiting, ready],
         lifespan=[aggregator.running],
         openapi_config=None,
         logging_config=None,
