@@ -48,6 +48,9 @@ class Place(StrEnum):
 
     CATALOGUE = "catalogue"
     CONTRACT_ID = "contract id"
+    """Of a contract that is spelled out."""
+    REFERENCE = "reference"
+    """Contract id of a request that only names its contract (status, cancel)."""
     LINES = "lines"
 
 
@@ -260,6 +263,7 @@ class _V2(_Names):
     _PATHS: Final = {
         Place.CATALOGUE: "/message/catalogs",
         Place.CONTRACT_ID: "/message/contract/id",
+        Place.REFERENCE: "/message/contract/id",
         Place.LINES: "/message/contract/commitments",
     }
 
@@ -343,6 +347,7 @@ class _V1(_Names):
     _PATHS: Final = {
         Place.CATALOGUE: "/message/catalog",
         Place.CONTRACT_ID: "/message/order/id",
+        Place.REFERENCE: "/message/order_id",
         Place.LINES: "/message/order/items",
     }
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
-from gateway.beckn.dialect import Dialect, Place, dialect_of
+from gateway.beckn.dialect import Place, dialect_of
 from gateway.beckn.envelope import Context
 from gateway.beckn.verify import VerifiedMessage
 from gateway.clock import Clock, rfc3339
@@ -214,7 +214,7 @@ class Seller:
         terms, named = message.dialect.parse_order(message.message)
         contract_id = self._contract_id(message)
         if named is not None and named != contract_id:
-            raise _unknown_contract(named, message.dialect)
+            raise _unknown_contract(named, message)
         existing = self._contracts.get(contract_id)
         if existing is not None and existing.status != ContractStatus.DRAFT:
             return self._say(existing), None
@@ -291,7 +291,7 @@ class Seller:
                 path=f"/context/{message.dialect.member('transaction_id')}",
             )
         if named is not None and named != contract_id:
-            raise _unknown_contract(named, message.dialect)
+            raise _unknown_contract(named, message)
         return contract
 
     # --- time --------------------------------------------------------------------------------
@@ -532,9 +532,10 @@ def _confirmed(contract: Contract) -> float:
     return 0.0 if contract.confirmed_at is None else contract.confirmed_at.timestamp()
 
 
-def _unknown_contract(contract_id: str, dialect: Dialect) -> BecknRefusal:
+def _unknown_contract(contract_id: str, message: VerifiedMessage) -> BecknRefusal:
+    place = Place.REFERENCE if message.verb in {"status", "cancel"} else Place.CONTRACT_ID
     return BecknRefusal(
         "BIZ_CONTRACT_NOT_FOUND",
         f"contract {contract_id} is not of this transaction",
-        path=dialect.path(Place.CONTRACT_ID),
+        path=message.dialect.path(place),
     )

@@ -90,6 +90,7 @@ def test_paths__point_at_what_messages_have(dialect):
         (Place.CATALOGUE, catalogue),
         (Place.CONTRACT_ID, contract),
         (Place.LINES, contract),
+        (Place.REFERENCE, {"message": dialect.status_message(terms, CONTRACT_ID)}),
     ):
         here = document
         for part in dialect.path(place).strip("/").split("/"):
