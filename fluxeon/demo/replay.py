@@ -33,7 +33,7 @@ FIRST_POLL_S = 0.03
 """Nothing is agreed sooner: asking earlier would only slow the negotiation down."""
 SLOWEST_POLL_S = 0.1
 REPORTS_POLL_S = 0.01
-REPORTS_AT_MOST_S = 2.0
+REPORTS_POLLS = 100
 ORDERS_EVERY_S = 0.5
 """How often orders are looked at while some are open and nothing is known to have happened."""
 CLOCK_STEP = timedelta(minutes=15)
@@ -190,9 +190,10 @@ class Replay:
         In real time there are minutes between the end of a delivery and the reading that covers it;
         here there would be a millisecond, and both would compete for the machine.
         """
-        deadline = time.monotonic() + REPORTS_AT_MOST_S
         for seller in sellers:
-            while await seller.waiting() and time.monotonic() < deadline:
+            for _ in range(REPORTS_POLLS):
+                if not await seller.waiting():
+                    break
                 await asyncio.sleep(REPORTS_POLL_S)
 
     async def _take(self, answer: TelemetryRow) -> None:
