@@ -44,6 +44,7 @@ class World:
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
         self.relief: dict[tuple[str, datetime], float] = {}
+        self.reports: dict[tuple[str, datetime], int] = {}
         self.answers: dict[datetime, TelemetryRow] = {}
         self.negotiating = 0
         self.orders: list[OrderRow] = []
@@ -67,6 +68,7 @@ class World:
 class FakeSeller:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
+        self.reports = 0
 
     async def tick(self, instant: datetime) -> Tick:
         if self.name == "alpha":
@@ -74,7 +76,14 @@ class FakeSeller:
         world = self.world
         if world.completes_at is not None and instant >= world.completes_at:
             world.orders = [_completed(order) for order in world.orders]
-        return Tick(relief_kw={"A": world.relief.get((self.name, instant), 0.0)}, callbacks=0)
+        reports = world.reports.pop((self.name, instant), 0)
+        self.reports = reports
+        return Tick(relief_kw={"A": world.relief.get((self.name, instant), 0.0)}, callbacks=reports)
+
+    async def waiting(self) -> int:
+        self.world.log.append(("waiting", self.name))
+        self.reports = max(0, self.reports - 1)
+        return self.reports
 
 
 class FakeGateway:
@@ -245,6 +254,30 @@ async def test_run__goes_on_with_an_alarm_when_a_negotiation_never_ends(monkeypa
     await replay.run()
     assert len(world.posted()) == 2
     assert any("still being negotiated" in alarm for alarm in replay.alarms)
+
+
+async def test_run__lets_reports_arrive_before_the_readings():
+    world = World()
+    world.reports = {("bravo", at(30)): 3}
+    await build(world, hourly(2), live=(0, 30)).run()
+    assert [kind for kind, _ in world.log] == [
+        "tick",
+        "post",
+        "tick",
+        "waiting",
+        "waiting",
+        "waiting",
+        "post",
+    ]
+    assert {what for kind, what in world.log if kind == "waiting"} == {"bravo"}
+
+
+async def test_run__does_not_wait_for_reports_for_ever(monkeypatch):
+    monkeypatch.setattr(replay_module, "REPORTS_AT_MOST_S", 0.05)
+    world = World()
+    world.reports = {("bravo", at(15)): 10**9}
+    await build(world, hourly(1), live=(0, 15)).run()
+    assert len(world.posted()) == 1
 
 
 async def test_run__notes_transitions_with_what_was_forecast():
