@@ -8,6 +8,9 @@ from gateway.beckn.intake import joined_headers, media_fault
 from gateway.errors import InvalidRequest
 
 
+CLIENT_DEFAULT = "application/x-www-form-urlencoded"
+
+
 class UnsupportedMedia(InvalidRequest):
     """A body that is not plain JSON by its headers."""
 
@@ -18,11 +21,17 @@ class UnsupportedMedia(InvalidRequest):
 async def json_body(request: Request[Any, Any, Any]) -> bytes:
     """Read the bytes of a JSON body; nothing is decompressed.
 
+    The type that command-line clients put on any data (form-urlencoded) is taken for JSON too: the
+    bytes decide, and form data is no JSON.
+
     Raises:
         UnsupportedMedia: Another content type, or a content coding.
         HTTPException: Larger than the application takes (413).
     """
-    fault = media_fault(joined_headers(request.headers.multi_items()))
+    headers = joined_headers(request.headers.multi_items())
+    if headers.get("content-type", "").partition(";")[0].strip().lower() == CLIENT_DEFAULT:
+        del headers["content-type"]
+    fault = media_fault(headers)
     if fault is not None:
         raise UnsupportedMedia(fault)
     return await request.body()

@@ -99,3 +99,21 @@ def test_unknown_things_are_not_found(client):
         answer = client.get(path, headers=headers)
         assert answer.status_code == 404, path
         assert answer.json()["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        pytest.param("application/json", 422, id="JSON"),
+        pytest.param("application/x-www-form-urlencoded", 422, id="what curl -d says"),
+        pytest.param("text/xml", 415, id="XML"),
+        pytest.param("multipart/form-data; boundary=x", 415, id="a form with files"),
+    ],
+)
+def test_telemetry_takes_json_whatever_a_simple_client_calls_it(client, content_type, status):
+    answer = client.post(
+        "/telemetry",
+        content=b'{"feeder_id": "unknown", "timestamp": "2026-01-05T17:15:00Z", "load_kw": 1}',
+        headers={"Authorization": "Bearer t", "Content-Type": content_type},
+    )
+    assert answer.status_code == status
