@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.clock import rfc3339
 from gateway.errors import BecknRefusal
 from gateway.types import (
     BaselineMethod,
@@ -366,7 +367,7 @@ def play(contract: Contract, catalogue: Catalogue, *, seed: int) -> tuple[Played
         if der is None or promise.committed_kw <= 0:
             continue
         dispatch = Dispatch(
-            contract_id=contract.contract_id,
+            stream=f"{terms.offer_id}|{rfc3339(terms.window_start)}",
             direction=terms.direction,
             kw=promise.committed_kw,
             ceiling_kw=promise.ceiling_kw,

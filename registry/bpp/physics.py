@@ -32,7 +32,8 @@ _MINUTES_A_DAY = 24 * 60
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     """One DER's part in one contract, as fixed when it was confirmed."""
 
-    contract_id: str
+    stream: str
+    """Names its chances: what is dispatched alike fares alike in every run, whatever its ids."""
     direction: Direction
     kw: float
     """Committed relief."""
@@ -90,9 +91,9 @@ def simulate(der: PortfolioDer, dispatch: Dispatch, *, seed: int) -> Trace:
     Args:
         der: The DER.
         dispatch: What it was told to do.
-        seed: Of the whole portfolio; every contract and DER draws from a stream of its own.
+        seed: Of the whole portfolio; every dispatch of a DER draws from a stream of its own.
     """
-    rng = _stream(seed, dispatch.contract_id, der.der_id)
+    rng = _stream(seed, dispatch.stream, der.der_id)
     goal_kw = dispatch.kw * max(0.0, der.delivery_mean + der.delivery_sd * _gauss(rng))
     end_at = min(dispatch.window_end, dispatch.stopped_at or dispatch.window_end)
     window_s = max(0.0, (end_at - dispatch.window_start).total_seconds())
@@ -211,8 +212,8 @@ def _minute(text: str) -> int:
     return int(text[:2]) * 60 + int(text[3:])
 
 
-def _stream(seed: int, contract_id: str, der_id: str) -> Random:
-    name = f"{seed}|{contract_id}|{der_id}".encode()
+def _stream(seed: int, stream: str, der_id: str) -> Random:
+    name = f"{seed}|{stream}|{der_id}".encode()
     return Random(int.from_bytes(blake2b(name, digest_size=16).digest(), "big"))
 
 

@@ -24,7 +24,7 @@ EXACT = {"delivery_mean": 1.0, "delivery_sd": 0.0, "response_time_s": 0}
 def dispatch(**changes):
     return Dispatch(
         **{
-            "contract_id": "c-1",
+            "stream": "c-1",
             "direction": Direction.REDUCE,
             "kw": 40.0,
             "ceiling_kw": 42.0,
@@ -42,7 +42,7 @@ def delivered_kwh(trace, start=START, end=START + HOUR):
 
 dispatches = st.builds(
     dispatch,
-    contract_id=st.uuids().map(str),
+    stream=st.uuids().map(str),
     direction=st.sampled_from(Direction),
     kw=st.floats(0.5, 50),
     window_end=st.integers(1, 240).map(lambda minutes: START + timedelta(minutes=minutes)),
@@ -105,7 +105,7 @@ def test_simulate__differs_by_seed_contract_and_der():
     traces = {
         simulate(der(), dispatch(), seed=1).kw,
         simulate(der(), dispatch(), seed=2).kw,
-        simulate(der(), dispatch(contract_id="c-2"), seed=1).kw,
+        simulate(der(), dispatch(stream="c-2"), seed=1).kw,
         simulate(der(der_id="other"), dispatch(), seed=1).kw,
     }
     assert len(traces) == 4
@@ -113,7 +113,7 @@ def test_simulate__differs_by_seed_contract_and_der():
 
 def test_simulate__delivers_about_its_mean():
     delivered = [
-        delivered_kwh(simulate(der(), dispatch(contract_id=f"c-{n}", confirmed_at=START - HOUR), seed=7))
+        delivered_kwh(simulate(der(), dispatch(stream=f"c-{n}", confirmed_at=START - HOUR), seed=7))
         for n in range(200)
     ]
     assert sum(delivered) / len(delivered) / 40 == pytest.approx(0.97, abs=0.005)
