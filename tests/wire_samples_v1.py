@@ -28,7 +28,7 @@ RATINGS = (
 )
 
 
-def document(action: str, message: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def document(action: str, message: dict[str, Any], /, **changes: Any) -> dict[str, Any]:
     """A message as it stands on the wire, after one trip through JSON."""
     context = Context(
         version=VERSION,
