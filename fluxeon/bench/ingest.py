@@ -47,6 +47,7 @@ SLOTS = 8 * 96 + 8
 START = datetime(2026, 1, 5, tzinfo=UTC)
 RATING_KW = 400.0
 STAGES = ("decode", "admit", "window", "outlook", "state")
+_CONFIG = FeederConfig(rating_kw=RATING_KW, sampling_min=STEP_MIN)
 LIMITS = BatchLimits(max_readings=LARGE, max_bytes=64 * 1024 * 1024)
 
 
@@ -223,7 +224,7 @@ def _loads(count: int, slots: int) -> NDArray[np.float32]:
 def _feeder(number: int, history_kw: NDArray[np.float32]) -> Feeder:
     """A configured feeder with its history in the window."""
     feeder_id = f"BENCH_{number:06d}"
-    feeder = Feeder(feeder_id, FeederConfig(rating_kw=RATING_KW, sampling_min=STEP_MIN))
+    feeder = Feeder(feeder_id, _CONFIG)
     feeder.window = FeederWindow(feeder_id, sampling_min=STEP_MIN)
     first = int(START.timestamp()) // 60
     minutes = first + STEP_MIN * np.arange(len(history_kw), dtype=np.int64)
