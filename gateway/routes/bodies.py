@@ -7,7 +7,6 @@ from litestar import Request
 from gateway.beckn.intake import joined_headers, media_fault
 from gateway.errors import InvalidRequest
 
-
 CLIENT_DEFAULT = "application/x-www-form-urlencoded"
 
 
