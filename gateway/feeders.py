@@ -6,7 +6,7 @@ so a restarted gateway goes on where the last one stopped.
 
 from datetime import date, datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -56,10 +56,20 @@ class FeederConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Raises:
             ValueError: Names the field.
         """
-        if self.timezone not in available_timezones():
+        if self.timezone not in _timezones():
             raise ValueError(f"timezone '{self.timezone}' is not an IANA zone")
-        if self.country is not None and self.country not in holidays.list_supported_countries():
+        if self.country is not None and self.country not in _countries():
             raise ValueError(f"country '{self.country}' has no known holiday calendar")
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+@cache
+def _countries() -> frozenset[str]:
+    return frozenset(holidays.list_supported_countries())
 
 
 def parse_config(body: bytes) -> FeederConfig:
