@@ -16,6 +16,11 @@ def insert_missing(connection: Connection, table: Table, rows: Sequence[Row]) ->
         connection.execute(_insert_missing(connection.dialect.name, table), list(rows))
 
 
+def insert_new(connection: Connection, table: Table, row: Row) -> bool:
+    """Insert one row; False, with nothing changed, where its key is there already."""
+    return connection.execute(_insert_missing(connection.dialect.name, table), dict(row)).rowcount == 1
+
+
 def upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows; where the primary key is there already, overwrite the columns given.
 

@@ -25,18 +25,12 @@ from gateway.beckn.verify import VerifiedMessage
 from gateway.catalogue import store_offers
 from gateway.errors import BecknRefusal
 from gateway.orders.order import TERMINAL, CallbackReceived, Order
-from gateway.store.sql import insert_missing
+from gateway.store.sql import insert_new
 from gateway.store.tables import inbox, outbox
 from gateway.trading.desk import Desk, LostRelief, load_order, orders_where
 from gateway.trading.work import Work
 from gateway.types import ContractView, Direction, Offer
 
-_KNOWN = select(inbox.c.received_at).where(
-    inbox.c.sender_id == bindparam("sender"),
-    inbox.c.action == bindparam("what"),
-    inbox.c.message_id == bindparam("message"),
-    inbox.c.body_digest == bindparam("digest"),
-)
 _REQUEST = select(
     outbox.c.action, outbox.c.transaction_id, outbox.c.peer_id, outbox.c.order_id, outbox.c.body
 ).where(outbox.c.message_id == bindparam("message"))
@@ -76,41 +70,21 @@ def receive(work: Work, message: VerifiedMessage, answer: bytes, desk: Desk) -> 
     Raises:
         BecknRefusal: Uncorrelated, from the wrong seller, or unreadable. Nothing is stored.
     """
-    if _known(work, message):
+    taken_in = {
+        "sender_id": message.sender.subscriber_id,
+        "action": message.action,
+        "message_id": message.context.message_id,
+        "body_digest": message.digest,
+        "received_at": work.now,
+        "answer": answer,
+    }
+    if not insert_new(work.connection, inbox, taken_in):
         return Reception(answer=answer, repeated=True)
+    # A refusal from here on undoes the insert with the rest of the job.
     request = _request_of(work, message)
     if message.verb == "on_discover":
-        reception = _discovered(work, message, request, answer)
-    else:
-        reception = _contract(work, message, request, answer, desk)
-    insert_missing(
-        work.connection,
-        inbox,
-        [
-            {
-                "sender_id": message.sender.subscriber_id,
-                "action": message.action,
-                "message_id": message.context.message_id,
-                "body_digest": message.digest,
-                "received_at": work.now,
-                "answer": answer,
-            }
-        ],
-    )
-    return reception
-
-
-def _known(work: Work, message: VerifiedMessage) -> bool:
-    found = work.connection.execute(
-        _KNOWN,
-        {
-            "sender": message.sender.subscriber_id,
-            "what": message.action,
-            "message": message.context.message_id,
-            "digest": message.digest,
-        },
-    ).first()
-    return found is not None
+        return _discovered(work, message, request, answer)
+    return _contract(work, message, request, answer, desk)
 
 
 def _request_of(work: Work, message: VerifiedMessage) -> RowMapping | None:
