@@ -129,6 +129,7 @@ def _request_of(work: Work, message: VerifiedMessage) -> RowMapping | None:
             "AUT_UNAUTHORIZED_ACTION",
             f"the request went to {request['peer_id']}, not to {message.sender.subscriber_id}",
             http_status=401,
+            challenge=True,
             path=f"/context/{dialect.member('bpp_id')}",
         )
     return request
@@ -189,6 +190,7 @@ def _discovered(work: Work, message: VerifiedMessage, request: RowMapping | None
             "AUT_UNAUTHORIZED_ACTION",
             f"{sender} may not publish offers of {', '.join(foreign)}",
             http_status=401,
+            challenge=True,
             path=message.dialect.path(Place.CATALOGUE),
         )
     # Orders go to the address in the registry, whatever the catalogue says, in the version asked in.

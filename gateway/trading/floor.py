@@ -571,7 +571,9 @@ def _close(work: Work, outgoing: Outgoing, status: str) -> None:
 
 def _wanted(outgoing: Outgoing, order: Order) -> bool:
     """Whether a request may still go out: a late CONFIRM must not follow its own CANCEL."""
-    return outgoing.action not in STEPS or order.awaiting == outgoing.message_id
+    if outgoing.action in STEPS:
+        return order.awaiting == outgoing.message_id
+    return outgoing.action == Verb.CANCEL or order.state not in TERMINAL
 
 
 def _unreachable(peer_id: str) -> str:
