@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -19,7 +20,7 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 from aiohttp import web
-from sqlalchemy import Table, select
+from sqlalchemy import Row, select
 
 from fluxeon.audit import verify_folder
 from fluxeon.demo.world import HOST, World, free_ports, lay_out
@@ -108,6 +109,12 @@ class Network(World):
         extra = {PREFIX + name.upper(): str(value) for name, value in self.settings.items()}
         return super()._gateway_environment() | extra
 
+    async def start_registry(self) -> None:
+        """Start the registry alone."""
+        self.layout.log("registry").parent.mkdir(parents=True, exist_ok=True)
+        self._launch("registry", self._registry_command(), {})
+        await self._ready(self.http, self.layout.registry)
+
     async def start_gateway(self, **settings: Any) -> None:
         """Start the gateway (again), on the data that is there."""
         self.settings |= settings
@@ -151,6 +158,7 @@ class Network(World):
         data = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
+            data = BytesIO(data)
         async with self.http.request(method, self.url + path, data=data, headers=sent) as answer:
             return Answer(
                 answer.status, {name.lower(): v for name, v in answer.headers.items()}, await answer.read()
@@ -226,37 +234,21 @@ class Network(World):
 
     # --- storage ------------------------------------------------------------------------------
 
-    def rows(self, *tables: Table, columns: Sequence[str] = ()) -> dict[str, list[tuple[Any, ...]]]:
-        """Read whole tables as they are on disk, while the gateway runs."""
+    def snapshot(self) -> dict[str, Sequence[Row[Any]]]:
+        """Everything the gateway has stored, by table, as it is on disk while the gateway runs."""
         with open_reader(self.folder) as connection:
             return {
-                table.name: [
-                    tuple(row)
-                    for row in connection.execute(
-                        select(*(table.c[name] for name in columns) if columns else (table,))
-                    ).all()
-                ]
-                for table in tables
+                name: connection.execute(select(table)).all()
+                for name, table in Stored.metadata.tables.items()
             }
 
-    def snapshot(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Everything the gateway has stored."""
-        return self.rows(*Stored.metadata.tables.values())
-
-    def messages(self) -> list[tuple[str, dict[str, Any]]]:
-        """Bodies of all journalled messages with their direction ("sent", "received"), oldest first."""
+    def contexts(self, action: str, transaction_id: str) -> list[dict[str, Any]]:
+        """Contexts of the journalled messages of an action in a transaction, copies included."""
+        contexts = [one.document["context"] for one in journalled_messages(self.folder)]
         return [
-            (kind.partition(".")[2], json.loads(content)) for kind, content in journalled_bodies(self.folder)
-        ]
-
-    def sent(self, action: str, transaction_id: str) -> list[dict[str, Any]]:
-        """Contexts of the copies we sent of a step of one order."""
-        return [
-            body["context"]
-            for way, body in self.messages()
-            if way == "sent"
-            and body["context"]["action"] == action
-            and body["context"]["transactionId"] == transaction_id
+            context
+            for context in contexts
+            if (context["action"], context["transactionId"]) == (action, transaction_id)
         ]
 
     def verify(self) -> int:
@@ -264,22 +256,36 @@ class Network(World):
         return verify_folder(self.folder).entries
 
 
-def journalled_bodies(folder: Path) -> list[tuple[str, bytes]]:
-    """Kind and bytes of every journalled message of ours or a peer's, in order."""
+class Journalled(NamedTuple):
+    """A message as the journal has it."""
+
+    sent: bool
+    facts: dict[str, Any]
+    """Body of the journal entry: headers, ids, what was verified."""
+    content: bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return json.loads(self.content)  # type: ignore[no-any-return]
+
+
+def journalled_messages(folder: Path) -> list[Journalled]:
+    """Every message of ours and of peers, in the order of the journal."""
     tables = Stored.metadata.tables
     entry, payload = tables["journal_entry"], tables["payload"]
     with open_reader(folder) as connection:
-        entries = connection.execute(
+        rows = connection.execute(
             select(entry.c.kind, entry.c.entry)
             .where(entry.c.kind.in_(["beckn.sent", "beckn.received"]))
             .order_by(entry.c.seq)
         ).all()
         contents = {row.digest: row.content for row in connection.execute(select(payload)).all()}
-    return [
-        (row.kind, contents[reference["digest"]])
-        for row in entries
-        for reference in json.loads(row.entry)["payloads"]
-    ]
+    found = []
+    for row in rows:
+        document = json.loads(row.entry)
+        (reference,) = document["payloads"]
+        found.append(Journalled(row.kind == "beckn.sent", document["body"], contents[reference["digest"]]))
+    return found
 
 
 def reading(feeder_id: str, at: datetime, load_kw: float, **more: Any) -> dict[str, Any]:
@@ -288,9 +294,16 @@ def reading(feeder_id: str, at: datetime, load_kw: float, **more: Any) -> dict[s
 
 @asynccontextmanager
 async def network(
-    folder: Path, sellers: Sequence[ParticipantSeed] = (), **settings: Any
+    folder: Path, sellers: Sequence[ParticipantSeed] = (), *, gateway: bool = True, **settings: Any
 ) -> AsyncIterator[Network]:
-    """Run a registry, mock sellers and a gateway; whatever happens, they are ended again."""
+    """Run a registry, mock sellers and a gateway; whatever happens, they are ended again.
+
+    Args:
+        folder: Everything is kept here; the gateway's data at its top.
+        sellers: Mock sellers; their portfolios must be in place.
+        gateway: False leaves mock sellers and gateway to be started once somebody is registered.
+        settings: Of the gateway.
+    """
     defaults = {
         "model_dir": folder / "no-model",
         "catalogue_refresh_s": 3600,
@@ -302,7 +315,10 @@ async def network(
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as http:
         running.http = http
         try:
-            await running.start(http, lambda _line: None)
+            if gateway:
+                await running.start(http, lambda _line: None)
+            else:
+                await running.start_registry()
             yield running
         finally:
             await asyncio.to_thread(running.stop)
@@ -465,7 +481,8 @@ class ScriptedSeller(Bystander):
     ) -> bytes:
         """Body of the callback to a request."""
         members = {"message_id": request.context.message_id} | context
-        return self.body(f"on_{request.action}", message or self.speak(request), request=request, **members)
+        action = members.pop("action", f"on_{request.action}")
+        return self.body(action, message or self.speak(request), request=request, **members)
 
     def body(
         self, action: str, message: dict[str, Any], *, request: VerifiedMessage, **context: Any

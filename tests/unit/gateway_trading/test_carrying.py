@@ -255,6 +255,21 @@ async def test_restart__does_not_send_a_confirm_behind_its_own_cancel(world):
     assert (await world.order()).state is OrderState.CANCELLING
 
 
+async def test_restart__does_not_ask_how_a_finished_order_stands(world):
+    await world.overload(offer(ALPHA))
+    world.peers.before_answer = hang_at("status")
+    for action in ("on_select", "on_init"):
+        await world.callback(await world.order(), action)
+    await world.callback(await world.order(), "on_confirm", wait=False)
+    await world.until(lambda: world.peers.of("status"))
+    await world.callback(await world.order(), "on_cancel", message_id=world.new_id(), wait=False)
+    assert (await world.order()).state is OrderState.FAILED
+    world.peers.before_answer = None
+    await world.restart()
+    assert len(world.peers.of("status")) == 1
+    assert [one["status"] for one in await world.outbox() if one["action"] == "status"] == ["ABANDONED"]
+
+
 async def test_retry__does_not_send_a_confirm_behind_its_own_cancel(world):
     await world.overload(offer(ALPHA))
     await world.callback(await world.order(), "on_select")
