@@ -1,6 +1,8 @@
 """Beckn callbacks: raw bytes in, a signed Ack or a signed Nack that names the reason out."""
 
+import logging
 from typing import Any
+from uuid import uuid4
 
 from litestar import Request, Response, post
 from litestar.params import FromPath
@@ -14,6 +16,8 @@ from gateway.routes.guards import OPEN
 from gateway.routes.schema_notes import BECKN_BODY
 from gateway.routes.wiring import Running
 from gateway.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 JSON = "application/json"
 
@@ -59,6 +63,10 @@ async def receive_callback(
         return _refuse(runtime, action, refusal, headers, body)
     except StoreError as error:
         return _refuse(runtime, action, _unavailable(error), headers, body)
+    except Exception:  # a peer reads Nacks, whatever has gone wrong here
+        reference = str(uuid4())
+        log.exception("unexpected fault %s on %.40s", reference, action)
+        return _refuse(runtime, action, _unexpected(reference), headers, body)
     signed = {} if answer.signature is None else {"Signature": answer.signature}
     return Response(answer.body, media_type=JSON, headers=signed)
 
@@ -67,11 +75,17 @@ def _unavailable(error: GatewayError) -> BecknRefusal:
     return BecknRefusal("NET_INTERNAL_ERROR", f"not stored: {error.detail}", http_status=503)
 
 
+def _unexpected(reference: str) -> BecknRefusal:
+    """A fault of ours, without telling its insides; the reference stands in the log."""
+    return BecknRefusal("NET_INTERNAL_ERROR", f"an unexpected fault; reference {reference}", http_status=500)
+
+
 def _refuse(
     runtime: Runtime, action: str, refusal: BecknRefusal, headers: dict[str, str], refused: bytes
 ) -> Response[bytes]:
     known = action if runtime.languages.verb(action) is not None else "unknown"
     runtime.metrics.refused(known, refusal.code)
+    log.info("refused %s: %s %s", known, refusal.code, refusal.path or "")
     dialect = claimed_dialect(refused)
     body = dialect.nack_body(
         claimed_message_id(refused),
