@@ -10,8 +10,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from gateway.errors import ModelError
 from gateway.flex.relief import Booking, relief_per_slot
@@ -28,7 +30,7 @@ class ForecastRow(msgspec.Struct, frozen=True, kw_only=True):
     minutes: int = SLOT_MIN
 
 
-class NeedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class NeedPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much to ask for.
 
     Attributes:
@@ -40,11 +42,11 @@ class NeedPolicy(msgspec.Struct, frozen=True, kw_only=True):
             forecast, and are bought with the urgent ones once those grow.
     """
 
-    target_loading: float = 0.90
-    quantile_weight: float = 0.5
-    min_lot_kw: float = 1.0
-    growth_share: float = 0.01
-    urgent_slots: int = 2
+    target_loading: Annotated[float, Meta(gt=0, le=1)] = 0.90
+    quantile_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    min_lot_kw: Annotated[float, Meta(ge=0)] = 1.0
+    growth_share: Annotated[float, Meta(ge=0)] = 0.01
+    urgent_slots: Annotated[int, Meta(ge=1)] = 2
 
 
 DEFAULT_POLICY = NeedPolicy()

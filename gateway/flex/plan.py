@@ -27,7 +27,7 @@ class Objective(StrEnum):
     """Spare customers: batteries before comfort and production."""
 
 
-class RankWeights(msgspec.Struct, frozen=True, kw_only=True):
+class RankWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Weights of the criteria; only their proportions matter.
 
     ``type_preference`` gives each kind of DER its own 0 to 1; kinds not named get 0.5.
