@@ -138,6 +138,9 @@ def _start(order: Order, event: Started, policy: LifecyclePolicy) -> Step:
 
 
 def _callback(order: Order, event: CallbackReceived, policy: LifecyclePolicy) -> Step:
+    if event.action == "on_cancel" and event.view.status in (ContractStatus.ACTIVE, ContractStatus.COMPLETE):
+        # Not cancelled, then: our CANCEL is sent again when its reply is overdue, and in the end alarmed.
+        return _ignore(order, f"on_cancel: the contract is still {event.view.status}")
     if event.action == "on_cancel" or (
         event.view.status is ContractStatus.CANCELLED and order.state not in TERMINAL
     ):
