@@ -60,6 +60,10 @@ TIMER_TICK_S = 0.05
 WATCH_PAUSE_S = 5.0
 RECEIPTS_PAUSE_S = 0.1
 """How long acknowledgements that move no order are gathered before they are filed."""
+MARKET_PAUSE_S = 0.25
+MAX_MARKET_PAUSE_S = 30.0
+REGISTRY_FAILURES = 4
+"""Failures in a row after which the operator is told that the registry cannot be used."""
 AFTER_FAULT_S = 1.0
 """Pause of a loop after a fault."""
 POSTPONE_S = 60.0
@@ -503,13 +507,20 @@ class TradingFloor:
     async def _keep_market(self) -> None:
         """List sellers and ask for catalogues whenever they are old or a feeder is new."""
         asked: dict[tuple[str, str], datetime] = {}
+        failures = -1  # not looked yet: an alarm may stand from before
         while True:
             self._refresh.clear()
             try:
                 await self._refresh_market(asked)
+                if failures != 0:
+                    await self._registry_answers()
+                failures = 0
             except PeerUnavailable as exc:
+                failures = max(0, failures) + 1
                 log.warning("registry: %s", exc.detail)
-                await asyncio.sleep(0.5)
+                if failures == REGISTRY_FAILURES:
+                    await self._registry_is_down(exc.detail)
+                await asyncio.sleep(min(MARKET_PAUSE_S * 2**failures, MAX_MARKET_PAUSE_S))
                 continue
             except Exception:  # whatever it is, the next look at the market may go well
                 log.exception("the market could not be looked at; it is tried again")
@@ -518,6 +529,18 @@ class TradingFloor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._participants_refresh_s):
                     await self._refresh.wait()
+
+    async def _registry_is_down(self, detail: str) -> None:
+        def job(work: Work) -> None:
+            work.clear_alarm("registry_unreachable")  # of an outage before the last restart
+            work.alarm("registry_unreachable", detail, severity="critical")
+
+        _, work = await self._ledger.commit(job)
+        self.after(work)
+
+    async def _registry_answers(self) -> None:
+        _, work = await self._ledger.commit(lambda work: work.clear_alarm("registry_unreachable"))
+        self.after(work)
 
     async def _refresh_market(self, asked: dict[tuple[str, str], datetime]) -> None:
         if self._list_sellers is None:
