@@ -183,6 +183,27 @@ async def test_registry_that_is_down__leaves_the_sellers_as_they_were(world):
     assert [one.subscriber_id for one in world.floor.sellers] == [ALPHA, BRAVO]
 
 
+async def test_registry_that_stays_down__is_alarmed_once_and_cleared_when_it_answers(world, monkeypatch):
+    monkeypatch.setattr(floor_module, "MARKET_PAUSE_S", 0.0)
+    asked = []
+
+    async def down():
+        asked.append(1)
+        if len(asked) < 3 * floor_module.REGISTRY_FAILURES:
+            raise unreachable("http://registry")
+        return ()
+
+    world.floor._list_sellers = down
+    world.floor.refresh_soon()
+    await world.until(lambda: len(asked) == 3 * floor_module.REGISTRY_FAILURES)
+    for _ in range(1000):
+        (alarm,) = await world.alarms("registry_unreachable")
+        if alarm["cleared_at"] is not None:
+            break
+    assert "http://registry" in alarm["detail"]
+    assert alarm["cleared_at"] == world.clock.now
+
+
 # --- operators ----------------------------------------------------------------------------------------
 
 
@@ -204,6 +225,33 @@ async def test_cancel_of_a_confirmed_order__is_asked_of_its_seller(world):
     assert done.state is OrderState.CANCELLING
     (sent,) = world.peers.of("cancel")
     assert sent.message["contract"]["contractAttributes"]["cancelReason"] == "anna: storm over"
+    await world.callback(await world.order(), "on_cancel")
+    assert (await world.order()).state is OrderState.CANCELLED
+
+
+async def test_seller_that_answers_a_cancel_with_an_active_contract__has_not_cancelled(world):
+    order = await world.confirmed()
+    await world.floor.cancel(order.order_id, reason="storm over", by="anna")
+    await world.idle()
+    for _ in range(world.policy.max_cancel_asks):
+        await world.callback(await world.order(), "on_cancel", status=ContractStatus.ACTIVE)
+        assert (await world.order()).state is OrderState.CANCELLING
+        world.clock.advance(2.0)
+        await world.fire()
+    assert len(world.peers.of("cancel")) == world.policy.max_cancel_asks
+    assert (await world.order()).state is OrderState.FAILED
+    assert len(await world.alarms("cancel_unanswered")) == 1
+
+
+async def test_refused_cancel__is_sent_again_only_when_its_time_has_come(world):
+    order = await world.confirmed()
+    world.peers.next("cancel", (400, nack()))
+    await world.floor.cancel(order.order_id, reason="storm over", by="anna")
+    await world.idle()
+    assert len(world.peers.of("cancel")) == 1
+    world.clock.advance(2.0)
+    await world.fire()
+    assert len(world.peers.of("cancel")) == 2
     await world.callback(await world.order(), "on_cancel")
     assert (await world.order()).state is OrderState.CANCELLED
 
