@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from litestar import Request, Response, post
+from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 
 from gateway.beckn.dialect import claimed_dialect
@@ -63,6 +64,9 @@ async def receive_callback(
         return _refuse(runtime, action, refusal, headers, body)
     except StoreError as error:
         return _refuse(runtime, action, _unavailable(error), headers, body)
+    except HTTPException as error:  # the framework's word on a request that cannot be read
+        refusal = BecknRefusal("SCH_INVALID_FORMAT", error.detail, http_status=error.status_code)
+        return _refuse(runtime, action, refusal, headers, body)
     except Exception:  # a peer reads Nacks, whatever has gone wrong here
         reference = str(uuid4())
         log.exception("unexpected fault %s on %.40s", reference, action)
