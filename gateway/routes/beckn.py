@@ -62,17 +62,20 @@ async def receive_callback(
         answer = await runtime.pipeline.handle_callback(message)
     except BecknRefusal as refusal:
         return _refuse(runtime, action, refusal, headers, body)
-    except StoreError as error:
-        return _refuse(runtime, action, _unavailable(error), headers, body)
+    except StoreError as failure:
+        return _refuse(runtime, action, _unavailable(failure), headers, body)
     except HTTPException as error:  # the framework's word on a request that cannot be read
-        refusal = BecknRefusal("SCH_INVALID_FORMAT", error.detail, http_status=error.status_code)
-        return _refuse(runtime, action, refusal, headers, body)
+        return _refuse(runtime, action, _unreadable(error), headers, body)
     except Exception:  # a peer reads Nacks, whatever has gone wrong here
         reference = str(uuid4())
         log.exception("unexpected fault %s on %.40s", reference, action)
         return _refuse(runtime, action, _unexpected(reference), headers, body)
     signed = {} if answer.signature is None else {"Signature": answer.signature}
     return Response(answer.body, media_type=JSON, headers=signed)
+
+
+def _unreadable(error: HTTPException) -> BecknRefusal:
+    return BecknRefusal("SCH_INVALID_FORMAT", error.detail, http_status=error.status_code)
 
 
 def _unavailable(error: GatewayError) -> BecknRefusal:
