@@ -132,6 +132,7 @@ class Feeder:
         config: Its configuration; None where it was auto-registered and may not trade.
         window: Rolling history of MEASURED load.
         learned: What the model has learned online about it.
+        unsaved_slots: Slots it has learned from since that was stored.
         memory: Memory of the state machine.
         assessment: The newest decision.
         quality: Flags of the newest window, with the verdict on trading.
@@ -146,6 +147,7 @@ class Feeder:
         self.config = config
         self.window = FeederWindow(feeder_id, sampling_min=config.sampling_min if config else None)
         self.learned: LearnedState | None = None
+        self.unsaved_slots = 0
         self.memory = StateMemory()
         self.assessment: Assessment | None = None
         self.quality: tuple[Quality, Usability] | None = None

@@ -220,7 +220,9 @@ def _learn(
     feeder = advance.feeder
     if feeder.learned is None or feeder.learned.step_min != step_min:
         feeder.learned = LearnedState(step_min)
+        feeder.unsaved_slots = 1
         return feeder.learned
+    feeder.unsaved_slots += 1
     if advance.origin_before is not None:
         closed = int((origin_at - advance.origin_before).total_seconds()) // (step_min * 60)
         for back in range(min(closed, len(gross_kw)) - 1, -1, -1):

@@ -28,7 +28,7 @@ from gateway.feeders import Assessment, Feeder, ForecastSlot, SavedFeeder
 from gateway.flex.plan import FlexPlan
 from gateway.forecasting import Advance, Forecaster, Outlook, outlooks
 from gateway.metrics import Metrics
-from gateway.roster import Roster, save_states
+from gateway.roster import LEARNED_AT_ONCE, Roster, save_states
 from gateway.store.sql import upsert
 from gateway.store.tables import reading as reading_table
 from gateway.telemetry.quality import (
@@ -373,6 +373,11 @@ class Pipeline:
             reason=assessment.reason,
             plan=purchase.plan if purchase and change is None else None,
         )
+
+    async def look_after(self) -> None:
+        """Do what nobody waits for, every few seconds: notice silence, keep what has been learned."""
+        await self.note_silence()
+        await self._roster.store_learned(at_most=LEARNED_AT_ONCE)
 
     async def note_silence(self) -> None:
         """Say Unknown of feeders from which nothing has come for too long (wall time).

@@ -22,8 +22,8 @@ from ml.conformal import LearnedState
 BULK = 64
 """Readings of one feeder in a batch from which they are loaded at once instead of one by one."""
 
-LEARNED_EVERY = 24
-"""Closed slots after which what was learned online is stored again (and on a clean stop)."""
+LEARNED_AT_ONCE = 64
+"""Feeders whose learned state is stored in one go: some 30 kB each, and never in a decision's way."""
 
 
 class Roster(Mapping[str, Feeder]):
@@ -129,9 +129,29 @@ class Roster(Mapping[str, Feeder]):
             if stored or known is not None:
                 self._feeders[feeder_id] = fresh
 
-    async def store_learned(self) -> None:
-        """Store what was learned online about every feeder (clean stop)."""
-        await self._ledger.commit(lambda work: _write_learned(work, self._feeders.values()))
+    async def store_learned(self, *, at_most: int | None = None) -> None:
+        """Store what was learned online since it was last stored.
+
+        Args:
+            at_most: Feeders in this go, those that have learned most first; None stores all (clean stop).
+        """
+        waiting = [one for one in self._feeders.values() if one.learned is not None and one.unsaved_slots]
+        waiting.sort(key=lambda one: -one.unsaved_slots)
+        # Spelled out here, where nobody can learn anything meanwhile.
+        saved = [(one, one.unsaved_slots, one.learned.to_bytes()) for one in waiting[:at_most] if one.learned]
+        if not saved:
+            return
+        rows = [{"key": feeder.feeder_id, "new_learned": learned} for feeder, _, learned in saved]
+        await self._ledger.commit(lambda work: work.connection.execute(_STORE_LEARNED, rows))
+        for feeder, slots, _ in saved:
+            feeder.unsaved_slots -= slots
+
+
+_STORE_LEARNED = (
+    update(feeder_state)
+    .where(feeder_state.c.feeder_id == bindparam("key"))
+    .values(learned=bindparam("new_learned"))
+)
 
 
 def save_states(work: Work, saved: Sequence[tuple[Feeder, SavedFeeder]]) -> None:
@@ -164,23 +184,6 @@ def save_states(work: Work, saved: Sequence[tuple[Feeder, SavedFeeder]]) -> None
             for row in rows
         ],
     )
-    due = [feeder for feeder, _ in saved if feeder.learned and feeder.learned.observed % LEARNED_EVERY == 0]
-    _write_learned(work, due)
-
-
-def _write_learned(work: Work, feeders: Iterable[Feeder]) -> None:
-    rows = [
-        {"key": feeder.feeder_id, "new_learned": feeder.learned.to_bytes()}
-        for feeder in feeders
-        if feeder.learned is not None
-    ]
-    if rows:
-        work.connection.execute(
-            update(feeder_state)
-            .where(feeder_state.c.feeder_id == bindparam("key"))
-            .values(learned=bindparam("new_learned")),
-            rows,
-        )
 
 
 def _configs(connection: Connection) -> dict[str, FeederConfig]:

@@ -175,7 +175,7 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
     await floor.start(
         buyer,
         lambda: tuple(one.feeder_id for one in roster.values() if one.config),
-        watch=pipeline.note_silence,
+        watch=pipeline.look_after,
     )
     return Runtime(
         settings=settings,
