@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from gateway.beckn.dialect import spoken
 from gateway.beckn.resolver import Participant
@@ -29,7 +29,7 @@ from gateway.flex.rank import make_plan
 from gateway.flex.relief import Booking, relief_per_slot
 from gateway.orders.order import TERMINAL, Order, OrderState
 from gateway.store.sql import upsert
-from gateway.store.tables import feeder_state, flex_event
+from gateway.store.tables import feeder_state, flex_event, reading
 from gateway.trading.desk import Desk, LostRelief, booking_orders, orders_where
 from gateway.trading.work import Work
 from gateway.types import SLOT_MIN, Direction, FlexNeed, GridState, NeedSlot
@@ -39,6 +39,15 @@ REFRESH_PAUSE_S = 0.25
 
 PLAN_POLICY = PlanPolicy(late_start_s=120.0)
 """A DER may reach full output two minutes into a slot: the first slot begins at the decision itself."""
+
+
+_NEWEST_READING = (
+    select(reading.c.at, reading.c.received_at)
+    .where(reading.c.feeder_id == bindparam("feeder"))
+    .order_by(reading.c.at.desc())
+    .limit(1)
+)
+_STATE = select(feeder_state.c.state).where(feeder_state.c.feeder_id == bindparam("feeder"))
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -456,15 +465,12 @@ def _present(work: Work, feeder_id: str) -> _Present:
     It is that of the newest reading, and goes on no slower than wall time has since: a feeder that has
     fallen silent must not make the past look like the future.
     """
-    row = work.connection.execute(
-        select(feeder_state.c.state, feeder_state.c.last_reading_at, feeder_state.c.updated_at).where(
-            feeder_state.c.feeder_id == feeder_id
-        )
-    ).first()
-    if row is None:
-        return _Present(None, None)
-    elapsed = max(timedelta(0), work.now - row.updated_at)
-    return _Present(row.last_reading_at + elapsed, None if row.state is None else GridState(row.state))
+    newest = work.connection.execute(_NEWEST_READING, {"feeder": feeder_id}).first()
+    state = work.connection.execute(_STATE, {"feeder": feeder_id}).scalar_one_or_none()
+    return _Present(
+        None if newest is None else newest.at + max(timedelta(0), work.now - newest.received_at),
+        None if state is None else GridState(state),
+    )
 
 
 def _ahead(need: FlexNeed, present: _Present) -> FlexNeed | None:
