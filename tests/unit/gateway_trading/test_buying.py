@@ -200,6 +200,21 @@ async def test_replan__buys_nothing_for_quarter_hours_that_are_over(world):
     assert replacement.terms.window_end == order.terms.window_end
 
 
+async def test_replan_for_a_feeder_that_fell_silent__takes_wall_time_into_account(world):
+    order = await world.confirmed(offer(ALPHA))
+    world.put_offers(offer(BRAVO))
+    world.clock.advance(30 * 60)
+    await world.pipeline.note_silence()
+    await world.callback(order, "on_cancel", message_id=world.new_id(), decline_reason="breakdown")
+    replacement = (await world.orders())[-1]
+    assert replacement.terms.window_start == order.terms.window_start + 2 * SLOT
+    world.put_offers(offer(CHARLIE))
+    world.clock.advance(60 * 60)
+    await world.pipeline.note_silence()
+    await world.callback(replacement, "on_select", status=ContractStatus.CANCELLED)
+    assert (await world.orders())[-1].obp_id == replacement.obp_id
+
+
 async def test_loss_after_the_window__is_not_replaced(world):
     order = await world.confirmed(offer(ALPHA))
     world.put_offers(offer(BRAVO))

@@ -7,7 +7,7 @@ import pytest
 from trading_world import EVENT, FEEDER, HIGH_KW, QUIET_KW, SLOT, offer
 
 from gateway.errors import ModelError, StoreError
-from gateway.store.tables import reading
+from gateway.store.tables import feeder_state, reading
 
 
 async def assert_untouched(world, readings):
@@ -76,6 +76,37 @@ async def test_same_transition_posted_by_two_at_once__is_decided_once(ready):
     assert sum(change is not None for change in changes) == 1
     assert len(await ready.orders()) == 1
     assert len(await ready.entries("state.changed")) == 1
+
+
+async def test_crash__loses_little_of_what_was_learned(ready):
+    for n in range(5):
+        await ready.slot(QUIET_KW + n)
+    await ready.pipeline.look_after()
+    learned = ready.roster[FEEDER].learned.to_bytes()
+    await ready.slot(QUIET_KW + 5)
+    assert ready.roster[FEEDER].learned.to_bytes() != learned
+    await ready.restart()
+    assert ready.roster[FEEDER].learned.to_bytes() == learned
+
+
+async def test_what_was_learned__is_stored_a_few_feeders_at_a_time_the_longest_waiting_first(ready):
+    for feeder_id in ("FDR_002", "FDR_003"):
+        await ready.configure(feeder_id)
+        await ready.quiet_history(feeder_id)
+    await ready.slot(QUIET_KW, "FDR_003")
+    await ready.roster.store_learned(at_most=1)
+    assert {one.feeder_id: one.unsaved_slots for one in ready.roster.values()} == {
+        FEEDER: 1,
+        "FDR_002": 1,
+        "FDR_003": 0,
+    }
+    await ready.roster.store_learned()
+    assert sum(one.unsaved_slots for one in ready.roster.values()) == 0
+    stored = {row["feeder_id"]: row["learned"] for row in await ready.rows(feeder_state)}
+    assert stored == {one.feeder_id: one.learned.to_bytes() for one in ready.roster.values()}
+    commits = ready.database.stats().commits
+    await ready.roster.store_learned()
+    assert ready.database.stats().commits == commits
 
 
 async def test_restart__restores_window_state_quality_and_uncovered_need(ready):
