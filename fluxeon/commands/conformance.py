@@ -105,9 +105,9 @@ def run(
     import msgspec
     from rich.console import Console
 
-    from fluxeon.conformance.case import Result
     from fluxeon.conformance.report import show, verdict, write_junit
     from fluxeon.conformance.run import Options, conform
+    from fluxeon.conformance.verdict import Result
     from fluxeon.errors import CommandFailed
     from gateway.clock import utc_now
 

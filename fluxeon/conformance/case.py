@@ -1,53 +1,14 @@
-"""What a conformance case is, and how it ends."""
+"""What a conformance case is."""
 
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from fluxeon.conformance.session import Session
+from fluxeon.conformance.session import Session
+from fluxeon.conformance.verdict import Level
 
 BOTH_GENERATIONS = frozenset({"1.1", "2.0"})
 BOTH_ROLES = frozenset({"bap", "bpp"})
-
-
-class Level(StrEnum):
-    """How binding a case is."""
-
-    MUST = "MUST"
-    """Peers will not work with a target that fails it, or it can be cheated."""
-    SHOULD = "SHOULD"
-    """Practice of the field; failing it costs points, not the verdict."""
-
-
-class Outcome(StrEnum):
-    """How a case ended."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    BLOCKED = "blocked"
-    """Could not be tried, because something before it failed. Counts like a failure."""
-    SKIPPED = "skipped"
-    """Does not apply to this run. Does not count."""
-
-
-class Mismatch(Exception):  # noqa: N818 - reads as what it is
-    """The target did something else than expected."""
-
-    def __init__(self, expected: str, came: str) -> None:
-        super().__init__(f"expected {expected}; came {came}")
-        self.expected = expected
-        self.came = came
-
-
-class Blocked(Exception):  # noqa: N818
-    """A case cannot be tried, because what it builds on has failed."""
-
-
-class NotApplicable(Exception):  # noqa: N818
-    """A case does not apply to this target or these options."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +19,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         title: What is tried, in one line.
         spec: The text it rests on.
         mend: What an implementer who fails it has to change.
-        play: Tries it; raises :class:`Mismatch`, :class:`Blocked` or :class:`NotApplicable`.
+        play: Tries it; raises one of the exceptions of :mod:`fluxeon.conformance.verdict`.
         level: How binding it is.
         roles: Roles of the target it is for.
         generations: Protocol generations it is for.
@@ -68,22 +29,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     spec: str
     mend: str
-    play: "Callable[[Session], Awaitable[None]]"
+    play: Callable[[Session], Awaitable[None]]
     level: Level = Level.MUST
     roles: frozenset[str] = BOTH_ROLES
     generations: frozenset[str] = BOTH_GENERATIONS
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How one case ended."""
-
-    id: str
-    title: str
-    level: Level
-    outcome: Outcome
-    spec: str
-    expected: str | None = None
-    came: str | None = None
-    mend: str | None = None
-    """Only where it did not pass."""
-    took_ms: float = 0.0

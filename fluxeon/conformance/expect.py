@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from fluxeon.conformance.case import Mismatch
 from fluxeon.conformance.station import Arrival
 from fluxeon.conformance.transport import Reply
+from fluxeon.conformance.verdict import Mismatch
 from gateway.beckn.envelope import Answer, AnswerKind, parse_answer
 
 NOT_SERVER_FAULT = "a refusal with a 4xx status"

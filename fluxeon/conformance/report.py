@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from fluxeon.conformance.case import Level, Outcome, Result
+from fluxeon.conformance.verdict import Level, Outcome, Result
 
 _COUNTED = (Outcome.PASSED, Outcome.FAILED, Outcome.BLOCKED)
 _MARKS = {

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from fluxeon.conformance.case import Blocked, Case, Mismatch, NotApplicable, Outcome, Result
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases import bodies, buyer, contexts, schemas, seller, signatures
 from fluxeon.conformance.draft import Draft
 from fluxeon.conformance.drive import Drive
@@ -16,6 +16,7 @@ from fluxeon.conformance.report import Report
 from fluxeon.conformance.session import Advance, Session
 from fluxeon.conformance.speech import SPEECHES
 from fluxeon.conformance.station import Station
+from fluxeon.conformance.verdict import Blocked, Mismatch, NotApplicable, Outcome, Result
 from fluxeon.errors import BadUsage, CommandFailed
 from gateway.beckn.verify import Role
 from gateway.clock import Clock, rfc3339

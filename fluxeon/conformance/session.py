@@ -7,11 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Blocked
 from fluxeon.conformance.draft import Draft, Identity, Shot
 from fluxeon.conformance.speech import Message, Speech
 from fluxeon.conformance.station import Arrival, Station
 from fluxeon.conformance.transport import Reply
+from fluxeon.conformance.verdict import Blocked
 from gateway.beckn.resolver import Participant
 from gateway.beckn.verify import Role
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from broken_peer import BrokenBuyer, BrokenSeller
 
-from fluxeon.conformance.case import Outcome
 from fluxeon.conformance.run import Options, conform
+from fluxeon.conformance.verdict import Outcome
 from gateway.clock import utc_now
 
 SELLER_DEFECTS = {

@@ -4,11 +4,12 @@ import gzip
 from collections.abc import Awaitable, Callable
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Case, Level
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases.making import refused
 from fluxeon.conformance.draft import Draft, Shot
 from fluxeon.conformance.session import Session
 from fluxeon.conformance.transport import Reply
+from fluxeon.conformance.verdict import Level
 
 STRICT_JSON = "RFC 8259 and I-JSON (RFC 7493): one reading per text"
 BOUNDS = "Robustness: bounds on what is read at all"

@@ -9,13 +9,14 @@ from uuid import UUID, uuid4
 import msgspec
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Blocked, Case, Level, Mismatch, NotApplicable
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases.seller import signed_by_target
 from fluxeon.conformance.draft import Draft, Identity, Shot
 from fluxeon.conformance.drive import Drive
 from fluxeon.conformance.session import Session
 from fluxeon.conformance.station import Arrival
 from fluxeon.conformance.transport import Reply
+from fluxeon.conformance.verdict import Blocked, Level, Mismatch, NotApplicable
 from gateway.beckn.envelope import AnswerKind
 from gateway.errors import BecknRefusal
 from gateway.types import (

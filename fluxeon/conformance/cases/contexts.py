@@ -4,10 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Case, Level
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases.making import refused
 from fluxeon.conformance.draft import Draft, Shot
 from fluxeon.conformance.session import Session
+from fluxeon.conformance.verdict import Level
 from gateway.clock import rfc3339
 
 CONTEXT = "Beckn context: members a message cannot be handled without"

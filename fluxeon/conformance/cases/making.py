@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import BOTH_GENERATIONS, BOTH_ROLES, Case, Level
+from fluxeon.conformance.case import BOTH_GENERATIONS, BOTH_ROLES, Case
 from fluxeon.conformance.draft import Draft, Shot
 from fluxeon.conformance.session import Session
+from fluxeon.conformance.verdict import Level
 
 Make = Callable[[Session, Draft], Shot]
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Case, Level
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.draft import Draft
 from fluxeon.conformance.session import Session
+from fluxeon.conformance.verdict import Level
 
 V1_ONLY = frozenset({"1.1"})
 V2_ONLY = frozenset({"2.0"})

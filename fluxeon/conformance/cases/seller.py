@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 import msgspec
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Case, Level, Mismatch, NotApplicable
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.draft import Draft, Identity, Shot
 from fluxeon.conformance.session import Session
 from fluxeon.conformance.speech import Message
 from fluxeon.conformance.station import Arrival
 from fluxeon.conformance.transport import Reply
+from fluxeon.conformance.verdict import Level, Mismatch, NotApplicable
 from gateway.beckn.envelope import AnswerKind
 from gateway.beckn.signing import VARIANT_3, digest, parse_authorization, verify_signature
 from gateway.errors import BecknRefusal

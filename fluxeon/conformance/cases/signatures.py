@@ -7,10 +7,11 @@ import time
 from base64 import b64decode, b64encode
 
 from fluxeon.conformance import expect
-from fluxeon.conformance.case import Case, Level
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases.making import AUT, UNPROVEN, refused, taken
 from fluxeon.conformance.draft import Draft, Shot
 from fluxeon.conformance.session import Session
+from fluxeon.conformance.verdict import Level
 from gateway.beckn.signing import bare_signature, digest, signing_string
 
 HEADER = "Beckn signing (BECKN-006; v2.0.0 Signature): Authorization header"

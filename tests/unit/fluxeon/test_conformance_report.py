@@ -6,10 +6,11 @@ import xml.etree.ElementTree as ET
 import pytest
 from rich.console import Console
 
-from fluxeon.conformance.case import Blocked, Case, Level, Mismatch, NotApplicable, Outcome
+from fluxeon.conformance.case import Case
 from fluxeon.conformance.cases import bodies, buyer, contexts, schemas, seller, signatures
 from fluxeon.conformance.report import Report, show, verdict, write_junit
 from fluxeon.conformance.run import Options, conform, play
+from fluxeon.conformance.verdict import Blocked, Level, Mismatch, NotApplicable, Outcome
 from fluxeon.errors import BadUsage
 from gateway.clock import utc_now
 
