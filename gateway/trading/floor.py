@@ -424,19 +424,21 @@ class TradingFloor:
             self._fire(work, row.order_id, row.kind, timer.c.due_event <= event_now)
 
     async def _fire_due(self) -> None:
-        """Fire what is due by wall time, each order on its own: one that fails stops no other."""
+        """Fire what is due by wall time: each order in a job of its own, all of them in one commit."""
         now = self._clock()
-        for row in await self._ledger.read(lambda c: c.execute(_DUE_BY_WALL, {"now": now}).all()):
-            try:
-                _, work = await self._ledger.commit(
-                    lambda work, row=row: self._fire(  # type: ignore[misc]
-                        work, row.order_id, row.kind, timer.c.due_wall <= now
-                    )
-                )
-            except Exception as exc:
-                log.exception("timer %s of order %s", row.kind, row.order_id)
-                work = await self._postpone(row.order_id, row.kind, f"{type(exc).__name__}: {exc}")
-            self.after(work)
+        due = await self._ledger.read(lambda c: c.execute(_DUE_BY_WALL, {"now": now}).all())
+        await asyncio.gather(*(self._fire_one(row.order_id, row.kind, now) for row in due))
+
+    async def _fire_one(self, order_id: str, kind: str, now: datetime) -> None:
+        """Fire one timer; where that fails, no other is stopped."""
+        try:
+            _, work = await self._ledger.commit(
+                lambda work: self._fire(work, order_id, kind, timer.c.due_wall <= now)
+            )
+        except Exception as exc:
+            log.exception("timer %s of order %s", kind, order_id)
+            work = await self._postpone(order_id, kind, f"{type(exc).__name__}: {exc}")
+        self.after(work)
 
     def _fire(self, work: Work, order_id: str, kind: str, due: ColumnElement[bool]) -> None:
         """Fire a timer that was seen to be due, unless it has been disarmed or set anew since."""
