@@ -64,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes: Annotated[int, Meta(description="body of one POST on our own API", ge=1024)] = (
         64 * 1024 * 1024
     )
+    max_message_bytes: Annotated[int, Meta(description="body of one Beckn message", ge=1024)] = 1024 * 1024
+    max_catalogue_bytes: Annotated[int, Meta(description="body of one on_discover or on_search", ge=1024)] = (
+        8 * 1024 * 1024
+    )
     stale_after_intervals: Annotated[
         float, Meta(description="silence, in sampling intervals, after which a feeder is stale", gt=1)
     ] = 4.0

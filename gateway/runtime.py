@@ -194,7 +194,11 @@ async def start(settings: Settings, *, clock: Clock, public_url: str) -> Runtime
         floor=floor,
         pipeline=pipeline,
         metrics=metrics,
-        limits=InboundLimits(future_skew_s=settings.clock_skew_s),
+        limits=InboundLimits(
+            future_skew_s=settings.clock_skew_s,
+            max_body_bytes=settings.max_message_bytes,
+            max_catalogue_bytes=settings.max_catalogue_bytes,
+        ),
         first_token=first_token,
         model_fault=model_fault,
     )

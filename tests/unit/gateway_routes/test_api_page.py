@@ -117,3 +117,21 @@ def test_telemetry_takes_json_whatever_a_simple_client_calls_it(client, content_
         headers={"Authorization": "Bearer t", "Content-Type": content_type},
     )
     assert answer.status_code == status
+
+
+def test_the_body_limits_of_beckn_messages_are_settings(tmp_path):
+    settings = Settings(
+        data_dir=str(tmp_path), admin_token="t", max_message_bytes=2048, max_catalogue_bytes=4096
+    )
+    with TestClient(create_app(settings, public_url="http://127.0.0.1:1")) as small:
+        for action, size, status in (
+            ("on_select", 2049, 413),
+            ("on_select", 2048, 401),
+            ("on_discover", 4097, 413),
+            ("on_discover", 4096, 401),
+        ):
+            body = b'"' + b"x" * (size - 2) + b'"'
+            answer = small.post(
+                f"/beckn/{action}", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code == status, (action, size)
