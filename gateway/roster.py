@@ -14,7 +14,7 @@ from gateway.store.sql import insert_missing, upsert
 from gateway.store.tables import feeder as feeder_table
 from gateway.store.tables import feeder_state, reading
 from gateway.telemetry.quality import assess_quality, usable_for_trading
-from gateway.telemetry.reading import Reading
+from gateway.telemetry.reading import Reading, minute_of
 from gateway.telemetry.window import FeederWindow
 from gateway.trading.work import Ledger, Work
 from ml.conformal import LearnedState
@@ -204,7 +204,7 @@ def _restore(connection: Connection, feeder: Feeder) -> bool:
         )
     ).all()
     feeder.window.load_arrays(
-        np.array([int((row.at.timestamp() + 30) // 60) for row in rows], dtype=np.int64),
+        np.array([minute_of(row.at) for row in rows], dtype=np.int64),
         np.array([row.load_kw for row in rows], dtype=np.float32),
         np.array(
             [np.nan if row.temperature_c is None else row.temperature_c for row in rows], dtype=np.float32
