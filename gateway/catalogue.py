@@ -31,10 +31,6 @@ class Catalogue:
         """All offers."""
         return tuple(offer for feeder_id in sorted(self._offers) for offer in self.at(feeder_id))
 
-    def of_seller(self, feeder_id: str, bpp_id: str) -> tuple[Offer, ...]:
-        """One seller's offers at a feeder."""
-        return tuple(offer for offer in self.at(feeder_id) if offer.bpp_id == bpp_id)
-
     def replace(self, feeder_id: str, bpp_id: str, direction: Direction, offers: Iterable[Offer]) -> None:
         """Take a seller's newest offers in one direction at a feeder; none clears them."""
         narrowed = sorted(narrow(offers, feeder_id, direction), key=lambda offer: offer.offer_id)

@@ -113,11 +113,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
 
     @property
-    def data_path(self) -> Path:
-        """The data folder as a path."""
-        return Path(self.data_dir)
-
-    @property
     def version_of_peer(self) -> dict[str, str]:
         """Beckn version by subscriber id, where one is set here."""
         pairs = (pair.partition("=") for pair in self.peer_versions.split(",") if pair)

@@ -101,17 +101,6 @@ def per_call_us(job: Callable[[], object], *, sample_s: float = SAMPLE_S) -> Sam
     return sample
 
 
-def once_ms(job: Callable[[], object]) -> Sample:
-    """Make a sample of a long job: milliseconds of one call."""
-
-    def sample() -> float:
-        begin = time.perf_counter_ns()
-        job()
-        return (time.perf_counter_ns() - begin) / 1e6
-
-    return sample
-
-
 def ratio(
     name: str,
     ours: Sequence[float],

@@ -85,16 +85,6 @@ class Meta(Stored, table=True):
     value: str = Field(sa_type=Text)
 
 
-class Participant(Stored, table=True):
-    """A network participant's key as last seen in the registry, or pinned."""
-
-    __tablename__ = "participant"
-    subscriber_id: str = Field(sa_type=Text, primary_key=True)
-    key_id: str = Field(sa_type=Text, primary_key=True)
-    body: str = Field(sa_type=Text)
-    fetched_at: datetime = Field(sa_type=UtcInstant)
-
-
 class Feeder(Stored, table=True):
     """Configuration of one feeder."""
 
@@ -316,7 +306,6 @@ def _table(name: str) -> Table:
 
 
 meta = _table("meta")
-participant = _table("participant")
 feeder = _table("feeder")
 reading = _table("reading")
 feeder_state = _table("feeder_state")
