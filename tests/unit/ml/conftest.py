@@ -22,6 +22,12 @@ TINY = Budget(
 )
 
 
+@pytest.fixture(scope="session")
+def tiny_budget() -> Budget:
+    """The effort spent on the tiny model."""
+    return TINY
+
+
 def write_feeder(path: Path, *, days: int, step_min: int, seed: int, scale: float = 500.0) -> None:
     """A feeder with a daily and a weekly shape and noise."""
     rng = np.random.default_rng(seed)

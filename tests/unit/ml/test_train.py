@@ -8,18 +8,6 @@ from ml.errors import SeriesError, TrainingError
 from ml.model import RISK_INPUTS
 from ml.train import PARITY, Budget, forecast_inputs, train
 
-TINY = Budget(
-    rows_per_feeder=300,
-    extra_rows_per_feeder=200,
-    cut_rows_per_feeder=100,
-    middle_trees=6,
-    outer_trees=4,
-    leaves=6,
-    learning_rate=0.3,
-    min_leaf=10,
-    risk_trees=5,
-)
-
 
 def test_every_graph_has_a_card_that_describes_it(tiny_models: Path, tiny_sources: tuple[Path, ...]) -> None:
     graphs = sorted(path.name for path in tiny_models.glob("*.onnx"))
@@ -44,18 +32,25 @@ def test_every_graph_has_a_card_that_describes_it(tiny_models: Path, tiny_source
 
 
 def test_the_same_seed_gives_the_same_graphs(
-    tiny_models: Path, tiny_sources: tuple[Path, ...], tmp_path: Path
+    tiny_models: Path, tiny_sources: tuple[Path, ...], tmp_path: Path, tiny_budget: Budget
 ) -> None:
-    again = train(tiny_sources[2:], tmp_path, seed=3, budget=TINY, progress=lambda _: None)
+    again = train(tiny_sources[2:], tmp_path, seed=3, budget=tiny_budget, progress=lambda _: None)
     assert len(again) == 4
     for path in again:
         assert path.read_bytes() == (tiny_models / path.name).read_bytes(), path.name
 
 
 def test_extra_series_widen_the_graphs_and_are_not_judged(
-    tiny_sources: tuple[Path, ...], tmp_path: Path
+    tiny_sources: tuple[Path, ...], tmp_path: Path, tiny_budget: Budget
 ) -> None:
-    train(tiny_sources[:1], tmp_path, seed=3, budget=TINY, extra=tiny_sources[1:2], progress=lambda _: None)
+    train(
+        tiny_sources[:1],
+        tmp_path,
+        seed=3,
+        budget=tiny_budget,
+        extra=tiny_sources[1:2],
+        progress=lambda _: None,
+    )
     card, _ = read_checked(tmp_path / "load_15min_q50.onnx")
     assert [source.name for source in card.trained_on] == [path.name for path in tiny_sources[:2]]
     assert set(card.metrics["source_left_out"]) == {"a_1"}
@@ -63,14 +58,14 @@ def test_extra_series_widen_the_graphs_and_are_not_judged(
     assert [source.name for source in risk.trained_on] == [tiny_sources[0].name]
 
 
-def test_a_dead_meter_is_left_out_and_alone_is_an_error(tmp_path: Path) -> None:
+def test_a_dead_meter_is_left_out_and_alone_is_an_error(tmp_path: Path, tiny_budget: Budget) -> None:
     rows = "\n".join(
         f"2026-01-{1 + i // 96:02d}T{i // 4 % 24:02d}:{i % 4 * 15:02d}:00Z,0" for i in range(960)
     )
     (tmp_path / "dead.csv").write_text(f"timestamp,load_kw\n{rows}\n")
     said: list[str] = []
     with pytest.raises(TrainingError):
-        train([tmp_path / "dead.csv"], tmp_path / "out", budget=TINY, progress=said.append)
+        train([tmp_path / "dead.csv"], tmp_path / "out", budget=tiny_budget, progress=said.append)
     assert any("dead" in line for line in said)
 
 
